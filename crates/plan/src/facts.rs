@@ -1,0 +1,152 @@
+//! What `host::probe` saw of the machine: raw facts without judgement.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+/// Everything that a plan is made from, beside configuration and request.
+///
+/// Texts are bounded by the prober (1 MiB each); a fact that could not be read is `None` or empty, never guessed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Facts {
+    /// Effective uid of this process.
+    pub euid: u32,
+    /// This process is already inside the node's namespaces.
+    pub inside: bool,
+    /// `uname -r`.
+    pub kernel: String,
+    /// Host name.
+    pub hostname: String,
+    /// The node's user, if the host knows it.
+    pub user: Option<UserFact>,
+    /// All users of /etc/passwd: name and uid.
+    pub users: Vec<(String, u32)>,
+    /// Text of /etc/subuid.
+    pub subuid: String,
+    /// Text of /etc/subgid.
+    pub subgid: String,
+    /// cgroups.
+    pub cgroup: CgroupFact,
+    /// Bounding set of pid 1 holds CAP_SYS_RESOURCE: systemd can lower oom scores.
+    pub oom_floor: bool,
+    /// systemd's version, 0 if it does not answer.
+    pub systemd: u32,
+    /// Character devices by path: mode bits, `None` if missing or no character device.
+    pub devices: BTreeMap<PathBuf, Option<u32>>,
+    /// Sysctls by key with slashes; `None` where the key does not exist.
+    pub sysctls: BTreeMap<String, Option<String>>,
+    /// Kernel modules that are loaded or built in, of those asked for; `None`: cannot be told.
+    pub modules: BTreeMap<String, Option<bool>>,
+    /// Programs by name: first match in root's fixed search path.
+    pub programs: BTreeMap<String, Option<PathBuf>>,
+    /// `kubeadm version -o short`, `kubelet --version`, ... by program: the version without `v`.
+    pub versions: BTreeMap<String, Option<String>>,
+    /// The interface of the default route.
+    pub uplink: Option<Uplink>,
+    /// All IPv4 routes but the default one.
+    pub routes: Vec<Route>,
+    /// IPv4 addresses with prefix, by interface.
+    pub addresses: Vec<Route>,
+    /// Listening TCP sockets of the host.
+    pub listeners: Vec<Listener>,
+    /// Our unit.
+    pub unit: UnitFact,
+    /// Rootful `kubelet` and `crio` units that are active.
+    pub rootful: Vec<String>,
+    /// Images waiting in /var/lib/u7s/images: OCI layouts and archives.
+    pub preload: Vec<PathBuf>,
+    /// State of the cluster on this node.
+    pub cluster: ClusterFact,
+    /// Memory of the machine, bytes.
+    pub memory: u64,
+    /// Number of CPUs.
+    pub cpus: u32,
+}
+
+/// The node's user.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct UserFact {
+    /// Host uid.
+    pub uid: u32,
+    /// Host gid.
+    pub gid: u32,
+    /// Home directory.
+    pub home: PathBuf,
+    /// Owner uid and mode of the home directory, if it exists.
+    pub home_owner: Option<(u32, u32)>,
+}
+
+/// What cgroup hierarchy there is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct CgroupFact {
+    /// /sys/fs/cgroup is cgroup2.
+    pub unified: bool,
+    /// Controllers of its root.
+    pub controllers: Vec<String>,
+}
+
+/// The way out of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Uplink {
+    /// Interface name.
+    pub interface: String,
+    /// Source address of the default route.
+    pub address: Ipv4Addr,
+    /// Next hop, if there is one.
+    pub gateway: Option<Ipv4Addr>,
+    /// MTU, bytes.
+    pub mtu: u32,
+}
+
+/// A network and the interface that leads to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Route {
+    /// Destination, or address with prefix.
+    pub network: Ipv4Net,
+    /// Interface name.
+    pub interface: String,
+}
+
+/// A listening TCP socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listener {
+    /// Bound address; 0.0.0.0 also for `[::]`.
+    pub address: Ipv4Addr,
+    /// Port.
+    pub port: u16,
+    /// Pid and name of a process that holds it, if it could be found.
+    pub owner: Option<(i32, String)>,
+    /// It belongs to u7s.service itself.
+    pub ours: bool,
+}
+
+/// State of u7s.service as systemd tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct UnitFact {
+    /// `LoadState`: `loaded`, `not-found`, ...
+    pub load: String,
+    /// `ActiveState`.
+    pub active: String,
+    /// `SubState`.
+    pub sub: String,
+    /// `Result` of the last run.
+    pub result: String,
+    /// `UnitFileState`.
+    pub file: String,
+}
+
+/// State of Kubernetes on this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ClusterFact {
+    /// /etc/kubernetes/admin.conf is there.
+    pub admin_conf: bool,
+    /// /etc/kubernetes/kubelet.conf is there.
+    pub kubelet_conf: bool,
+    /// Static pod manifests in /etc/kubernetes/manifests.
+    pub manifests: Vec<String>,
+    /// `/readyz` of the local API server answered ok.
+    pub api_ready: bool,
+}

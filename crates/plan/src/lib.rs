@@ -1,0 +1,13 @@
+//! Pure decisions of u7s: configuration, request and facts become a plan, and every file that we write is rendered here.
+//!
+//! Nothing in this crate touches the machine; `clippy.toml` beside it forbids files, processes, clocks and sockets.
+//! `host` and `supervisor` do not know each other: they meet in the types of this crate.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod control;
+pub mod facts;
+pub mod need;
+pub mod node;
+pub mod request;
+pub mod step;

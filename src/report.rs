@@ -1,0 +1,1 @@
+//! The only place that prints errors, hints and exit codes.
