@@ -1,1 +1,23 @@
-//! placeholder
+//! Every unsafe line and raw system call of u7s.
+//!
+//! This crate does and decides nothing: no path, name, number or order of the node is known here.
+//! Safe calls that nix offers are used directly by the other crates.
+#![allow(unsafe_code, reason = "the one crate for it; each block argues its condition")]
+
+pub mod capability;
+pub mod channel;
+pub mod clone;
+pub mod enter;
+mod error;
+pub mod fork;
+pub mod memfd;
+pub mod mount;
+pub mod netlink;
+pub mod pidfd;
+pub mod socket;
+pub mod splice;
+pub mod tap;
+pub mod tty;
+pub mod userns;
+
+pub use error::Error;

@@ -1,0 +1,1 @@
+//! Packets with descriptors between the supervisor and pid 1.

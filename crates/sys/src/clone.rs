@@ -1,0 +1,1 @@
+//! One clone3 that makes every namespace of the node.

@@ -1,0 +1,1 @@
+//! Joins the namespaces of a running node.

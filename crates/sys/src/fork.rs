@@ -1,0 +1,1 @@
+//! Forks and executes programs with exactly the descriptors that are meant.

@@ -1,0 +1,1 @@
+//! The new mount calls that nix does not offer.

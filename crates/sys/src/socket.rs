@@ -1,0 +1,1 @@
+//! Socket options and descriptor passing that std does not offer.

@@ -1,0 +1,1 @@
+//! Moves bytes between descriptors without copying them.

@@ -1,0 +1,1 @@
+//! Terminals for entered processes.
