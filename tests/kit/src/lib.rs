@@ -1,1 +1,116 @@
-//! kit
+//! Real Kubernetes to test with.
+//!
+//! [`ensure`] builds kubeadm, kubelet, the control plane, CRI-O, etcd, CoreDNS and CNI plugins from pinned Go
+//! modules (`recipes/`), puts the images into one OCI layout, and bootstraps a Debian tree for nested nodes.
+//! Each part is built once and kept in the user's cache under a key of its recipe's content, so a second run, or a
+//! fresh clone on the same machine, builds nothing.
+
+#![forbid(unsafe_code)]
+
+mod debian;
+mod error;
+mod golang;
+mod hash;
+mod images;
+mod oci;
+mod run;
+mod store;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use debian::require as require_packages;
+pub use error::Error;
+pub use hash::sha256_file;
+pub use store::cache_dir;
+
+use store::Store;
+
+/// Where progress lines go: one call a line, without the newline.
+pub type Say<'a> = &'a dyn Fn(&str);
+
+/// The version of Kubernetes that the recipes build.
+pub const KUBERNETES: &str = golang::KUBERNETES;
+
+/// The binaries that a node has in `/usr/bin`, apart from the distribution's own.
+pub const NODE_BINARIES: [&str; 5] = ["kubeadm", "kubelet", "kubectl", "crio", "pinns"];
+
+/// A finished kit; all paths lie in the cache and must be treated as read-only.
+#[derive(Debug, Clone)]
+pub struct Kit {
+    binaries: BTreeMap<String, PathBuf>,
+    sha256: BTreeMap<String, String>,
+    cni: PathBuf,
+    layout: PathBuf,
+    images: Vec<String>,
+    tree: PathBuf,
+}
+
+/// Builds what the cache lacks and gives the whole kit.
+///
+/// A cold cache takes about 15 minutes on two cores, a warm one a few milliseconds.
+/// Two runs at the same time do not build the same part twice: the second waits, and says so.
+///
+/// # Errors
+/// A missing ability (no root, no Go), or the step that failed with the log file that tells why.
+pub fn ensure(say: Say<'_>) -> Result<Kit, Error> {
+    let store = Store::open(say)?;
+    let tree = tree::ensure(&store)?;
+    let mut binaries = BTreeMap::new();
+    let mut sha256 = BTreeMap::new();
+    let mut keys = vec![store::key_of(&tree)];
+    let mut cni = PathBuf::new();
+    for recipe in golang::recipes() {
+        let dir = golang::ensure(&store, &recipe)?;
+        keys.push(store::key_of(&dir));
+        if recipe.name == "cni" {
+            cni = dir.join("bin");
+            continue;
+        }
+        for (name, sum) in hash::read_sums(&dir)? {
+            binaries.insert(name.clone(), dir.join("bin").join(&name));
+            sha256.insert(name, sum);
+        }
+    }
+    let (layout, images) = images::ensure(&store, &keys, &binaries, &tree)?;
+    Ok(Kit { binaries, sha256, cni, layout, images, tree })
+}
+
+impl Kit {
+    /// The host path of a binary: kubeadm, kubelet, kubectl, kube-*, crio, pinns, etcd, etcdctl, coredns.
+    #[must_use]
+    pub fn binary(&self, name: &str) -> Option<&Path> {
+        self.binaries.get(name).map(PathBuf::as_path)
+    }
+
+    /// The sha256 (lower-case hexadecimal) of a binary, as recorded when it was built.
+    #[must_use]
+    pub fn sha256(&self, name: &str) -> Option<&str> {
+        self.sha256.get(name).map(String::as_str)
+    }
+
+    /// The directory with the CNI plugins bridge, host-local, loopback and portmap.
+    #[must_use]
+    pub fn cni_dir(&self) -> &Path {
+        &self.cni
+    }
+
+    /// The OCI layout with every image that kubeadm asks for, and `test.local/tools:1`.
+    #[must_use]
+    pub fn layout(&self) -> &Path {
+        &self.layout
+    }
+
+    /// The names of the images in the layout.
+    #[must_use]
+    pub fn images(&self) -> &[String] {
+        &self.images
+    }
+
+    /// The Debian tree that nested nodes are copied from.
+    #[must_use]
+    pub fn tree(&self) -> &Path {
+        &self.tree
+    }
+}
