@@ -4,10 +4,13 @@
 //! `host` and `supervisor` do not know each other: they meet in the types of this crate.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod config;
 pub mod control;
 pub mod facts;
+pub mod kubeadm;
 pub mod need;
 pub mod node;
 pub mod request;
 pub mod step;
+pub mod yaml;

@@ -1,0 +1,107 @@
+//! kubeadm's configuration: the user's flags and documents, completed with what a rootless node needs.
+//!
+//! kubeadm refuses flags beside `--config`, so the flags are folded into v1beta4 documents of ours, written as JSON.
+//! Settings of *this* node go into kubeadm patches, so that the cluster's ConfigMaps stay usable by rootful nodes.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use secrecy::SecretString;
+use semver::Version;
+use serde_json::Value;
+
+use crate::need::Ignored;
+use crate::request;
+
+mod error;
+mod merge;
+
+pub use error::Error;
+pub use merge::{merge, patches_directory};
+
+/// Directory of the flex volume plugins: the default lies under `/usr`, where a rootless node cannot write.
+pub const VOLUME_PLUGINS: &str = "/var/lib/kubelet/volumeplugins";
+
+/// Directory of the audit policy and log, the same inside and outside.
+pub const AUDIT_DIR: &str = "/etc/kubernetes/audit";
+
+/// Network that pods get when the user names none.
+pub const POD_CIDR: &str = "10.244.0.0/16";
+
+/// What [`merge`] works on.
+#[derive(Debug)]
+pub struct Input<'a> {
+    /// The command line.
+    pub request: &'a request::Init,
+    /// The documents of the user's `--config`, in order; empty without one. Any number, v1beta4 or v1beta3.
+    pub documents: Vec<Value>,
+    /// Files of the user's patches directory (see [`patches_directory`]): name and text.
+    pub user_patches: Vec<(String, String)>,
+    /// This machine.
+    pub node: NodeFacts,
+}
+
+/// What [`merge`] must know about this machine.
+#[derive(Debug, Clone)]
+pub struct NodeFacts {
+    /// The host's external address, the node's only one.
+    pub node_ip: Ipv4Addr,
+    /// Host name; the node's name unless the user gives one, lower case as kubeadm does.
+    pub hostname: String,
+    /// Version of the kubeadm program.
+    pub kubernetes_version: Version,
+    /// Where `host` writes [`Output::patches`].
+    pub patches_dir: PathBuf,
+    /// CRI socket inside.
+    pub cri_socket: PathBuf,
+    /// cgroup v2 has not every controller: the kubelet cannot have limits of its own.
+    pub degraded: bool,
+    /// Preflight ids of kubeadm that this node must have ignored beside the user's.
+    pub ignored: Ignored,
+}
+
+/// What [`merge`] gives.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// kubeadm's `--config`: several JSON documents parted by `---` lines.
+    pub config: SecretString,
+    /// [`Self::config`] without tokens and keys, for people.
+    pub redacted: String,
+    /// Files of [`NodeFacts::patches_dir`]: name and text.
+    pub patches: Vec<(String, String)>,
+    /// Name of the node, lower case.
+    pub node_name: String,
+    /// Port of the API server.
+    pub api_port: u16,
+    /// Address of the API server: the node's.
+    pub api_address: Ipv4Addr,
+    /// Network of the pods.
+    pub pod_cidr: Ipv4Net,
+    /// Network of the services.
+    pub service_cidr: Ipv4Net,
+    /// Domain of the services.
+    pub dns_domain: String,
+    /// Data directory of the local etcd; `None` with an external one.
+    pub etcd_data_dir: Option<PathBuf>,
+    /// Directory of the certificates.
+    pub cert_dir: PathBuf,
+    /// Registry of the control plane's images.
+    pub image_repository: String,
+    /// As in the configuration, mostly `v1.34.4`; the user may have asked for a label such as `stable-1.34`.
+    pub kubernetes_version: String,
+    /// Stable endpoint of the control plane, if the user gave one.
+    pub control_plane_endpoint: Option<String>,
+    /// The node keeps the control plane's NoSchedule taint: ordinary pods do not run on it.
+    pub tainted: bool,
+    /// The API server reads our policy from [`AUDIT_DIR`]: `plan::audit` must be written there.
+    pub audit: bool,
+    /// A dry run was asked for, by flag or in the InitConfiguration.
+    pub dry_run: bool,
+    /// Preflight ids to ignore: flag, configuration and [`NodeFacts::ignored`] together.
+    pub ignored: Ignored,
+    /// Phases that kubeadm will skip, by flag or configuration.
+    pub skip_phases: Vec<String>,
+    /// Flags that kubeadm accepts beside `--config`.
+    pub pass_flags: Vec<String>,
+}

@@ -1,0 +1,1 @@
+//! argv of systemctl.
