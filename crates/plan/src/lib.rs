@@ -13,4 +13,5 @@ pub mod need;
 pub mod node;
 pub mod request;
 pub mod step;
+pub mod subid;
 pub mod yaml;
