@@ -76,7 +76,7 @@ fn build_pause(job: &Job<'_>) -> Result<PathBuf, Error> {
     let (source, program) = (job.dir.join("pause.c"), job.dir.join("pause"));
     fs::write(&source, PAUSE).map_err(Error::file("writing", &source))?;
     let mut cc = Command::new("cc");
-    cc.args(["-std=c11", "-Os", "-s", "-static", "-Wall", "-Werror", "-o"]).arg(&program).arg(&source);
+    cc.args(["-std=gnu11", "-Os", "-s", "-static", "-Wall", "-Werror", "-o"]).arg(&program).arg(&source);
     job.log.run("build pause", Duration::from_secs(60), &mut cc)?;
     Ok(program)
 }
