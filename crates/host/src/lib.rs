@@ -1,1 +1,13 @@
-//! placeholder
+//! Eyes and hands of root: `probe` looks at the machine, `apply` changes it, step by step, as a plan says.
+//!
+//! Everything here is short-lived and runs as root, so it is careful with what the node's user can write: such data is
+//! read bounded and as data, such trees are written by a child that dropped to that user, no path is followed through a
+//! symbolic link, programs are absolute, root-owned and started with an environment of our own.
+#![forbid(unsafe_code)]
+
+pub mod control;
+pub mod enter;
+pub mod error;
+pub mod oci;
+
+pub use error::Error;

@@ -1,0 +1,249 @@
+//! What may go wrong on the host, by operation and with the objects it happened to.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Errors of this crate. The texts are sentences for users; the cause is in `source`, never in the text.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// Something else than a regular file lies where a file is expected.
+    #[error("{path} is not a regular file")]
+    NotRegular {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Something else than a directory lies where a directory is expected.
+    #[error("{path} is not a directory")]
+    NotDirectory {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Something else than a character device lies where a device is expected.
+    #[error("{path} is not a character device")]
+    NotDevice {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A path leads through a symbolic link, which root does not follow here.
+    #[error("{path} is, or is reached through, a symbolic link, which is not followed here")]
+    Link {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A path is relative or has no last component.
+    #[error("{path} is not an absolute path of a file")]
+    Path {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A file is larger than what is read of its kind.
+    #[error("{path} is larger than {limit} bytes")]
+    TooLarge {
+        /// Which.
+        path: PathBuf,
+        /// Bytes.
+        limit: u64,
+    },
+    /// A file is not UTF-8.
+    #[error("{path} is not UTF-8 text")]
+    NotText {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A file, directory, device mode or sysctl could not be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A file or directory could not be removed.
+    #[error("cannot remove {path}")]
+    Remove {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A sysctl key is not a relative path below /proc/sys.
+    #[error("{key} is not a sysctl")]
+    SysctlKey {
+        /// Which.
+        key: String,
+    },
+    /// A user does not exist.
+    #[error("there is no user {name}")]
+    NoUser {
+        /// Which.
+        name: String,
+    },
+    /// The user database did not answer.
+    #[error("cannot look up user {name}")]
+    Users {
+        /// Which.
+        name: String,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A program was not found in root's search path, or only where others than root may write.
+    #[error("{program} was not found in {searched}{reason}")]
+    NoProgram {
+        /// Which.
+        program: String,
+        /// The search path.
+        searched: &'static str,
+        /// Empty, or why what was found is not used.
+        reason: String,
+    },
+    /// A program could not be started.
+    #[error("cannot start {program}")]
+    Start {
+        /// Absolute path.
+        program: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A program ended with a failure.
+    #[error("{program} failed, {status}{said}")]
+    Failed {
+        /// Absolute path.
+        program: PathBuf,
+        /// `exit status: 1`, …
+        status: String,
+        /// Empty, or `: ` and the end of what it wrote to standard error.
+        said: String,
+    },
+    /// Something did not happen in time.
+    #[error("{what} took longer than {seconds} s")]
+    Deadline {
+        /// What was waited for; for a program its path.
+        what: String,
+        /// The deadline, seconds.
+        seconds: u64,
+    },
+    /// Another init or reset runs.
+    #[error("another init or reset is running{}", .pid.map_or_else(String::new, |pid| format!(", pid {pid}")))]
+    Busy {
+        /// Its pid, if it had written it already.
+        pid: Option<i32>,
+    },
+    /// systemd cannot be reached.
+    #[error("systemd does not answer on its sockets")]
+    NoSystemd {
+        /// Cause.
+        source: Box<zbus::Error>,
+    },
+    /// systemd refused a call.
+    #[error("systemd: cannot {operation}")]
+    Systemd {
+        /// `start u7s.service`, …
+        operation: String,
+        /// Cause.
+        source: Box<zbus::Error>,
+    },
+    /// The runtime for D-Bus could not be made.
+    #[error("cannot make an event loop")]
+    Runtime {
+        /// Cause.
+        source: io::Error,
+    },
+    /// A unit did not become active.
+    #[error("{unit} did not start: result {result}{status}; see: journalctl -xeu {unit}")]
+    UnitFailed {
+        /// Which.
+        unit: String,
+        /// systemd's `Result`: `exit-code`, `timeout`, …
+        result: String,
+        /// Empty, or the last text that the unit gave as its status.
+        status: String,
+    },
+    /// The state kept for reset is not what this program writes.
+    #[error("{path} does not hold the former values that reset needs")]
+    Undo {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: serde_json::Error,
+    },
+    /// The state kept for reset comes from another version.
+    #[error("{path} has version {found}, this program reads version {known}")]
+    UndoVersion {
+        /// The file.
+        path: PathBuf,
+        /// Version in it.
+        found: u32,
+        /// Version that we know.
+        known: u32,
+    },
+    /// No range of subordinate ids is free.
+    #[error("no {count} subordinate ids in a row are free")]
+    NoSubids {
+        /// How many were wanted.
+        count: u32,
+    },
+    /// A tool said it had given subordinate ids, and they are not there.
+    #[error("{user} still has no {count} subordinate ids in /etc/subuid and /etc/subgid")]
+    SubidsMissing {
+        /// Login name.
+        user: String,
+        /// How many were wanted.
+        count: u32,
+    },
+    /// A kubeconfig made by kubeadm cannot be published.
+    #[error("{path} cannot be published: {reason}")]
+    Kubeconfig {
+        /// admin.conf.
+        path: PathBuf,
+        /// Why, from the parser.
+        reason: String,
+    },
+    /// An image source has no names, or is no OCI layout nor archive.
+    #[error("{path} is no OCI layout or image archive: {reason}")]
+    Images {
+        /// Layout or archive.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The kernel did not answer a question about the network.
+    #[error("cannot read {what} of the kernel")]
+    Netlink {
+        /// `routes`, …
+        what: &'static str,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A step that only makes sense once the node runs was reached without it.
+    #[error("the node does not run, so {what} is not possible")]
+    NotRunning {
+        /// The step.
+        what: String,
+    },
+    /// The supervisor refused a request.
+    #[error("u7s.service refused to {what}: {reason}")]
+    Refused {
+        /// The request.
+        what: String,
+        /// Its words.
+        reason: String,
+    },
+}
+
+/// Turns the errno of an `openat2` without links into the sentence that fits.
+pub(crate) fn opening(path: &std::path::Path, errno: nix::errno::Errno) -> Error {
+    let path = path.to_owned();
+    match errno {
+        nix::errno::Errno::ELOOP => Error::Link { path },
+        nix::errno::Errno::ENOTDIR => Error::NotDirectory { path },
+        other => Error::Read { path, source: other.into() },
+    }
+}
