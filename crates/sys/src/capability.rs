@@ -1,1 +1,31 @@
-//! Capability sets of the calling process.
+//! Capability sets of the calling thread.
+
+use caps::{CapSet, Capability};
+use nix::errno::Errno;
+
+use crate::Error;
+
+/// Whether this thread may set up id maps by itself: CAP_SETUID and CAP_SETGID are effective.
+#[must_use]
+pub fn can_map_ids() -> bool {
+    [Capability::CAP_SETUID, Capability::CAP_SETGID]
+        .into_iter()
+        .all(|capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false))
+}
+
+/// Empties the ambient, effective, inheritable and permitted sets, and the bounding set as far as that is allowed.
+///
+/// The bounding set needs CAP_SETPCAP, which an ordinary service lacks: with empty sets and `no_new_privs` no exec can
+/// gain anything from it, so that is no failure.
+///
+/// # Errors
+/// [`Error::Call`]: the kernel refused, which it never does for a smaller set.
+pub fn drop_all() -> Result<(), Error> {
+    for capability in caps::all() {
+        let _ = caps::drop(None, CapSet::Bounding, capability);
+    }
+    for set in [CapSet::Ambient, CapSet::Effective, CapSet::Inheritable, CapSet::Permitted] {
+        caps::clear(None, set).map_err(|_| Error::Call { call: "capset", source: Errno::last() })?;
+    }
+    Ok(())
+}

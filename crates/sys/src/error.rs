@@ -62,7 +62,9 @@ impl Error {
     #[must_use]
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Self::Call { source, .. } | Self::Path { source, .. } | Self::Process { source, .. } => Some(*source),
+            Self::Call { source, .. } | Self::Path { source, .. } | Self::Process { source, .. } => {
+                Some(*source)
+            }
             Self::Nul { .. } | Self::Answer { .. } => None,
         }
     }
