@@ -172,7 +172,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// Cause.
-        source: serde_json::Error,
+        source: Box<serde_json::Error>,
     },
     /// The state kept for reset comes from another version.
     #[error("{path} has version {found}, this program reads version {known}")]

@@ -8,6 +8,12 @@
 pub mod control;
 pub mod enter;
 pub mod error;
+pub mod lock;
 pub mod oci;
+pub mod undo;
+
+mod child;
+mod files;
+mod programs;
 
 pub use error::Error;

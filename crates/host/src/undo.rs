@@ -1,0 +1,258 @@
+//! Former values of what we change on the host: written before each change, used by reset alone.
+//!
+//! The first value wins: a second init must not take our own value for the former one.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::files::{self, Rights};
+
+/// Where the former values lie: 0600 root.
+pub const PATH: &str = "/var/lib/u7s/undo.json";
+
+const VERSION: u32 = 1;
+
+/// The largest document that is read or written, bytes.
+const LIMIT: u64 = 16 << 20;
+
+/// The document on disk and in memory, always equal.
+#[derive(Debug)]
+pub struct Undo {
+    path: PathBuf,
+    former: Former,
+}
+
+/// What the document holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Former {
+    version: u32,
+    /// Values by key with slashes.
+    pub(crate) sysctls: BTreeMap<String, String>,
+    /// Permission bits by path.
+    pub(crate) devices: BTreeMap<PathBuf, u32>,
+    /// Directories: owner and mode, or null where there was none.
+    pub(crate) directories: BTreeMap<PathBuf, Option<FormerRights>>,
+    /// Files that we wrote: what was there, or null.
+    pub(crate) files: BTreeMap<PathBuf, Option<FormerFile>>,
+}
+
+/// [`Rights`] as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FormerRights {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mode: u32,
+}
+
+/// A whole file as written. Its bytes may be a secret: neither `Debug` nor an error shows them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FormerFile {
+    pub(crate) rights: FormerRights,
+    /// Lower-case hexadecimal: a former file need not be text.
+    pub(crate) hex: String,
+}
+
+impl Undo {
+    /// Reads the document at [`PATH`]; a missing one is empty.
+    ///
+    /// # Errors
+    /// `Undo`, `UndoVersion` for a document that is not ours: nothing is guessed, since reset would act on it as root.
+    /// Those of reading.
+    pub fn open() -> Result<Self, Error> {
+        Self::open_at(Path::new(PATH))
+    }
+
+    pub(crate) fn open_at(path: &Path) -> Result<Self, Error> {
+        let path = path.to_owned();
+        let Some(file) = files::read(&path, LIMIT)? else {
+            return Ok(Self { path, former: Former { version: VERSION, ..Former::default() } });
+        };
+        let former: Former = serde_json::from_slice(&file.bytes)
+            .map_err(|source| Error::Undo { path: path.clone(), source: Box::new(source) })?;
+        if former.version != VERSION {
+            return Err(Error::UndoVersion { path, found: former.version, known: VERSION });
+        }
+        Ok(Self { path, former })
+    }
+
+    /// The values.
+    pub(crate) fn former(&self) -> &Former {
+        &self.former
+    }
+
+    /// Keeps the former value of a sysctl.
+    pub(crate) fn sysctl(&mut self, key: &str, value: &str) -> Result<(), Error> {
+        if self.former.sysctls.contains_key(key) {
+            return Ok(());
+        }
+        self.former.sysctls.insert(key.to_owned(), value.to_owned());
+        self.save()
+    }
+
+    /// Keeps the former permission bits of a device.
+    pub(crate) fn device(&mut self, path: &Path, mode: u32) -> Result<(), Error> {
+        if self.former.devices.contains_key(path) {
+            return Ok(());
+        }
+        self.former.devices.insert(path.to_owned(), mode);
+        self.save()
+    }
+
+    /// Keeps the former owner and mode of a directory, or that it was not there.
+    pub(crate) fn directory(&mut self, path: &Path, rights: Option<Rights>) -> Result<(), Error> {
+        if self.former.directories.contains_key(path) {
+            return Ok(());
+        }
+        self.former.directories.insert(path.to_owned(), rights.map(FormerRights::from));
+        self.save()
+    }
+
+    /// Keeps the former file, or that there was none.
+    pub(crate) fn file(&mut self, path: &Path, file: Option<&files::Whole>) -> Result<(), Error> {
+        if self.former.files.contains_key(path) {
+            return Ok(());
+        }
+        self.former.files.insert(path.to_owned(), file.map(FormerFile::from));
+        self.save()
+    }
+
+    /// Takes a file out of the book; says what was in it.
+    pub(crate) fn forget_file(&mut self, path: &Path) -> Result<(), Error> {
+        match self.former.files.remove(path) {
+            Some(_) => self.save(),
+            None => Ok(()),
+        }
+    }
+
+    /// Empties the book but for the files: those are put back by their own steps.
+    pub(crate) fn forget_host(&mut self) -> Result<(), Error> {
+        let files = std::mem::take(&mut self.former.files);
+        self.former = Former { version: VERSION, files, ..Former::default() };
+        if self.former.files.is_empty() { files::remove(&self.path) } else { self.save() }
+    }
+
+    fn save(&self) -> Result<(), Error> {
+        let failed = |source| Error::Undo { path: self.path.clone(), source: Box::new(source) };
+        let bytes = serde_json::to_vec_pretty(&self.former).map_err(failed)?;
+        let own = nix::unistd::geteuid().as_raw();
+        let rights = |mode| Rights { uid: own, gid: nix::unistd::getegid().as_raw(), mode };
+        if let Some(parent) = self.path.parent() {
+            for ancestor in files::missing(parent)? {
+                files::make_dir(&ancestor, rights(0o755))?;
+            }
+        }
+        files::replace(&self.path, &bytes, rights(0o600))
+    }
+}
+
+impl FormerFile {
+    /// The bytes; `None` if the document was damaged.
+    pub(crate) fn bytes(&self) -> Option<Vec<u8>> {
+        let pairs = self.hex.as_bytes().chunks(2);
+        pairs
+            .map(|pair| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+            .collect()
+    }
+}
+
+impl From<&files::Whole> for FormerFile {
+    fn from(file: &files::Whole) -> Self {
+        use std::fmt::Write;
+        let mut hex = String::with_capacity(file.bytes.len() * 2);
+        for byte in &file.bytes {
+            let _ = write!(hex, "{byte:02x}");
+        }
+        Self { rights: file.rights.into(), hex }
+    }
+}
+
+impl std::fmt::Debug for FormerFile {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("FormerFile").field("rights", &self.rights).finish_non_exhaustive()
+    }
+}
+
+impl From<Rights> for FormerRights {
+    fn from(rights: Rights) -> Self {
+        Self { uid: rights.uid, gid: rights.gid, mode: rights.mode }
+    }
+}
+
+impl From<FormerRights> for Rights {
+    fn from(rights: FormerRights) -> Self {
+        Self { uid: rights.uid, gid: rights.gid, mode: rights.mode }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RIGHTS: Rights = Rights { uid: 0, gid: 7, mode: 0o640 };
+
+    #[test]
+    fn the_first_value_wins_and_survives_a_new_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/undo.json");
+        let mut undo = Undo::open_at(&path).unwrap();
+        undo.sysctl("net/ipv4/ip_forward", "0").unwrap();
+        undo.directory(Path::new("/etc/kubernetes"), Some(RIGHTS)).unwrap();
+        undo.directory(Path::new("/etc/crio"), None).unwrap();
+        let config = files::Whole { rights: RIGHTS, bytes: vec![0, 255, b'a'] };
+        undo.file(Path::new("/root/.kube/config"), Some(&config)).unwrap();
+        let mut again = Undo::open_at(&path).unwrap();
+        assert_eq!(again.former(), undo.former());
+        again.sysctl("net/ipv4/ip_forward", "1").unwrap();
+        again.file(Path::new("/root/.kube/config"), None).unwrap();
+        let former = Undo::open_at(&path).unwrap().former().clone();
+        assert_eq!(former.sysctls["net/ipv4/ip_forward"], "0");
+        let file = former.files[Path::new("/root/.kube/config")].as_ref().unwrap();
+        assert_eq!(file.bytes().unwrap(), [0, 255, b'a']);
+        assert_eq!(Rights::from(file.rights), RIGHTS);
+    }
+
+    #[test]
+    fn the_document_is_0600_and_gone_when_it_is_empty() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("undo.json");
+        let mut undo = Undo::open_at(&path).unwrap();
+        undo.device(Path::new("/dev/net/tun"), 0o600).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        undo.forget_host().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_document_of_another_version_cut_or_with_unknown_fields_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("undo.json");
+        let empty = r#"{"version":VERSION,"sysctls":{},"devices":{},"directories":{},"files":{}EXTRA}"#;
+        let document = |version: &str, extra: &str| empty.replace("VERSION", version).replace("EXTRA", extra);
+        std::fs::write(&path, document("1", "")).unwrap();
+        Undo::open_at(&path).unwrap();
+        std::fs::write(&path, document("2", "")).unwrap();
+        assert!(matches!(Undo::open_at(&path), Err(Error::UndoVersion { found: 2, .. })));
+        for text in [
+            document("1", ",\"run\":\"sh\""),
+            document("1", "")[..20].to_owned(),
+            "\0\0".into(),
+            String::new(),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert!(matches!(Undo::open_at(&path), Err(Error::Undo { .. })));
+        }
+    }
+
+    #[test]
+    fn debug_does_not_show_a_former_file() {
+        let file = FormerFile::from(&files::Whole { rights: RIGHTS, bytes: b"secret".to_vec() });
+        assert!(!format!("{file:?}").contains(&file.hex));
+    }
+}
