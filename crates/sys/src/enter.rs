@@ -1,1 +1,379 @@
-//! Joins the namespaces of a running node.
+//! A child that may drop to another user, join the namespaces of a process, and becomes a program.
+//!
+//! The order is the point: put into its cgroup while it may; every stray descriptor closed; ids dropped and the drop
+//! verified; namespaces joined in one call; a second fork, since only children enter a pid namespace; session,
+//! terminal, working directory; exec. Nothing is resolved inside the joined mount namespace before the drop.
+//!
+//! After the first fork only async-signal-safe calls are made and nothing is allocated, so threads do no harm.
+
+mod child;
+mod ids;
+
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{ForkResult, Pid};
+
+use self::child::{Lines, Pointers};
+pub use self::ids::{Ids, drop_for_good};
+use crate::{Error, pidfd};
+
+/// What to start, and as what.
+pub struct Program<'a> {
+    /// Absolute paths tried in order until one can be executed; resolved after everything else.
+    pub candidates: &'a [CString],
+    /// Arguments, the program's name first.
+    pub argv: &'a [CString],
+    /// The whole environment, `NAME=value`.
+    pub env: &'a [CString],
+    /// Working directory; `/` where it cannot be entered.
+    pub directory: &'a CStr,
+    /// Descriptors that become 0, 1, 2, …; at least three. All others are closed.
+    pub descriptors: &'a [BorrowedFd<'a>],
+    /// Arguments that are replaced unless they name the file that the caller meant.
+    pub substitutes: &'a [Substitute],
+    /// The new descriptor that becomes the controlling terminal of the child's session.
+    pub terminal: Option<RawFd>,
+    /// Signals blocked in the program.
+    pub mask: SigSet,
+}
+
+/// An argument that is a file's name, and what stands for it where that name means another file or none.
+#[derive(Debug)]
+pub struct Substitute {
+    /// Index into `argv`.
+    pub index: usize,
+    /// The name alone, as it would be opened.
+    pub path: CString,
+    /// Device and inode of the file that is meant.
+    pub identity: (u64, u64),
+    /// The argument with another name in it.
+    pub instead: CString,
+    /// The new descriptor that carries the content; closed at exec when it is not needed.
+    pub descriptor: RawFd,
+}
+
+/// Where the child goes before it becomes the program.
+#[derive(Debug, Default)]
+pub struct Way<'a> {
+    /// An open `cgroup.procs` that the child writes itself into, with the rights it was opened with.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// The user that it drops to for good; `None` where it already is that user.
+    pub user: Option<Ids>,
+    /// A process whose user, mount, pid, net, ipc, uts and cgroup namespaces it joins, becoming uid 0 in there.
+    pub namespaces: Option<BorrowedFd<'a>>,
+}
+
+/// A started program. It dies (SIGKILL) with the thread that started it; reaping it is the caller's part.
+#[derive(Debug)]
+pub struct Started {
+    /// As seen by the caller. It leads a session and a process group of its own.
+    pub pid: Pid,
+    /// The same process.
+    pub pidfd: OwnedFd,
+}
+
+/// Why a program was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Before there was a child.
+    #[error(transparent)]
+    Before(#[from] Error),
+    /// In the child.
+    #[error("{stage}")]
+    Stage {
+        /// Where.
+        stage: Stage,
+        /// Cause.
+        #[source]
+        source: Errno,
+    },
+    /// The child went away, or stood still for [`PATIENCE_MS`], without a word.
+    #[error("the child was killed or stopped before it could become the program")]
+    Lost,
+}
+
+/// How long the child may take for one stretch of its way, milliseconds: a file system may hang, and the user may stop
+/// a child that has dropped to it.
+pub const PATIENCE_MS: u16 = 20_000;
+
+/// Where a child stands on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Stage {
+    /// Arranging descriptors.
+    Descriptors = 1,
+    /// Writing itself into the cgroup.
+    Cgroup,
+    /// setgroups, setresgid, setresuid.
+    Drop,
+    /// Proving that the drop is for good.
+    Verify,
+    /// setns.
+    Join,
+    /// Becoming uid and gid 0 inside.
+    Root,
+    /// The second fork.
+    Fork,
+    /// Session, terminal, signals.
+    Session,
+    /// execve.
+    Exec,
+}
+
+impl Stage {
+    const ALL: [Self; 9] = [
+        Self::Descriptors,
+        Self::Cgroup,
+        Self::Drop,
+        Self::Verify,
+        Self::Join,
+        Self::Root,
+        Self::Fork,
+        Self::Session,
+        Self::Exec,
+    ];
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Descriptors => "arrange the descriptors of the child",
+            Self::Cgroup => "put the child into its cgroup",
+            Self::Drop => "drop to the user",
+            Self::Verify => "prove that the privileges are gone for good",
+            Self::Join => "join the namespaces",
+            Self::Root => "become uid 0 inside",
+            Self::Fork => "fork inside",
+            Self::Session => "begin a session",
+            Self::Exec => "execute the program",
+        })
+    }
+}
+
+/// Starts a program on the given way, and returns when it was executed.
+///
+/// # Errors
+/// [`Failure::Stage`] names the stage; [`Stage::Exec`] with ENOENT: no candidate exists inside.
+pub fn start(program: &Program<'_>, way: &Way<'_>) -> Result<Started, Failure> {
+    let pointers = Pointers::of(program);
+    let (report, report_end) = pipe()?;
+    let (go_end, go) = pipe()?;
+    let lines = Lines { report: report_end.as_raw_fd(), go: go_end.as_raw_fd() };
+    // SAFETY: until it exits or executes, the child makes only async-signal-safe calls and allocates nothing
+    // (see the module's head), as fork(2) demands of a process that may have threads.
+    match unsafe { nix::unistd::fork() }.map_err(Error::call("fork"))? {
+        ForkResult::Child => child::run(program, way, pointers, lines),
+        ForkResult::Parent { child } => {
+            drop((report_end, go_end));
+            meet(child, &report, go)
+        }
+    }
+}
+
+/// Forks a copy of this process that runs `child` and exits with what it returns.
+///
+/// # Errors
+/// [`Error::Answer`] where this process has more than one thread: the copy could then wait for ever on a lock that
+/// a thread of the original held. [`Error::Call`]: fork failed.
+pub fn fork_copy(child: impl FnOnce() -> i32) -> Result<Pid, Error> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    if threads != 1 {
+        return Err(Error::Answer { call: "fork", expected: "a process with one thread" });
+    }
+    // SAFETY: fork(2) restricts the child of a process with several threads only, and there is one.
+    match unsafe { nix::unistd::fork() }.map_err(Error::call("fork"))? {
+        ForkResult::Child => {
+            let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(101);
+            // SAFETY: _exit never returns and runs no handler of the original process.
+            unsafe { libc::_exit(status) }
+        }
+        ForkResult::Parent { child } => Ok(child),
+    }
+}
+
+/// The parent's part: learns the program's pid, says go, and waits until it was executed.
+fn meet(first: Pid, report: &OwnedFd, go: OwnedFd) -> Result<Started, Failure> {
+    let heard = hear(report);
+    if !matches!(heard, Ok(Heard::Message(..))) {
+        // It may be stopped; nothing that it forked lives on without our go.
+        let _ = kill(first, Signal::SIGKILL);
+    }
+    reap(first);
+    let pid = match heard? {
+        Heard::Message(0, pid) => Pid::from_raw(pid),
+        Heard::Message(stage, errno) => return Err(failure(stage, errno)),
+        Heard::End | Heard::Nothing => return Err(Failure::Lost),
+    };
+    let pidfd = pidfd::open(pid.as_raw())?;
+    nix::unistd::write(&go, b"g").map_err(Error::call("write to the child"))?;
+    let failed = match hear(report)? {
+        Heard::End => return Ok(Started { pid, pidfd }),
+        Heard::Message(stage, errno) => failure(stage, errno),
+        Heard::Nothing => Failure::Lost,
+    };
+    let _ = pidfd::signal(pidfd.as_fd(), Some(Signal::SIGKILL));
+    reap(pid);
+    Err(failed)
+}
+
+fn failure(stage: i32, errno: i32) -> Failure {
+    match Stage::ALL.into_iter().find(|known| *known as i32 == stage) {
+        Some(stage) => Failure::Stage { stage, source: Errno::from_raw(errno) },
+        None => Failure::Lost,
+    }
+}
+
+/// Waits for a child of ours that is about to end.
+fn reap(pid: Pid) {
+    while waitpid(pid, Some(WaitPidFlag::empty())) == Err(Errno::EINTR) {}
+}
+
+enum Heard {
+    /// A stage and an errno, or 0 and a pid.
+    Message(i32, i32),
+    /// The child closed its end, by exec or by dying.
+    End,
+    /// Not a word within [`PATIENCE_MS`].
+    Nothing,
+}
+
+fn hear(report: &OwnedFd) -> Result<Heard, Error> {
+    let mut message = [0; 8];
+    loop {
+        let mut ready = [PollFd::new(report.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, PollTimeout::from(PATIENCE_MS)) {
+            Ok(0) => return Ok(Heard::Nothing),
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(Error::Call { call: "poll of the child", source: errno }),
+        }
+        match nix::unistd::read(report, &mut message) {
+            Ok(0) => return Ok(Heard::End),
+            Ok(8) => break,
+            Err(Errno::EINTR) => {}
+            Ok(_) => return Err(Error::Answer { call: "read from the child", expected: "eight bytes" }),
+            Err(errno) => return Err(Error::Call { call: "read from the child", source: errno }),
+        }
+    }
+    let [a, b, c, d, e, f, g, h] = message;
+    Ok(Heard::Message(i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h])))
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(Error::call("pipe2"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::unix::fs::MetadataExt;
+
+    use nix::sys::wait::WaitStatus;
+
+    use super::*;
+
+    /// Starts `argv` without any way, standard output into a pipe, and returns how it ended and what it wrote.
+    fn run(
+        argv: &[&CStr],
+        directory: &CStr,
+        substitutes: &[Substitute],
+    ) -> (Result<WaitStatus, Failure>, String) {
+        let null = File::open("/dev/null").unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let argv: Vec<CString> = argv.iter().map(|argument| CString::from(*argument)).collect();
+        let program = Program {
+            candidates: &[c"/nonexistent/program".into(), argv[0].clone()],
+            argv: &argv,
+            env: &[c"A=1".into()],
+            directory,
+            descriptors: &[null.as_fd(), writer.as_fd(), writer.as_fd()],
+            substitutes,
+            terminal: None,
+            mask: SigSet::empty(),
+        };
+        let ended = start(&program, &Way::default()).map(|started| waitpid(started.pid, None).unwrap());
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        (ended, text)
+    }
+
+    fn exited(ended: Result<WaitStatus, Failure>) -> i32 {
+        match ended {
+            Ok(WaitStatus::Exited(_, code)) => code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_exit_status_is_the_programs_own() {
+        assert_eq!(exited(run(&[c"/bin/sh", c"-c", c"exit 137"], c"/", &[]).0), 137);
+    }
+
+    #[test]
+    fn a_fatal_signal_is_seen_as_such() {
+        let (ended, _) = run(&[c"/bin/sh", c"-c", c"kill -TERM $$"], c"/", &[]);
+        assert!(matches!(ended, Ok(WaitStatus::Signaled(_, Signal::SIGTERM, _))), "{ended:?}");
+    }
+
+    #[test]
+    fn s10_only_the_given_descriptors_are_open() {
+        let (ended, text) = run(&[c"/bin/sh", c"-c", c"ls /proc/$$/fd; env; pwd"], c"/usr", &[]);
+        assert_eq!(exited(ended), 0);
+        assert!(
+            text.starts_with("0\n1\n2\n") && text.contains("\nA=1\n") && text.ends_with("/usr\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_missing_directory_becomes_the_root() {
+        assert_eq!(run(&[c"/bin/sh", c"-c", c"pwd"], c"/nonexistent", &[]).1, "/\n");
+    }
+
+    #[test]
+    fn a_missing_program_names_the_stage() {
+        match run(&[c"/nonexistent/too"], c"/", &[]).0 {
+            Err(Failure::Stage { stage: Stage::Exec, source: Errno::ENOENT }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_signal_that_rust_ignores_is_not_ignored_by_the_program() {
+        let ended = run(&[c"/bin/sh", c"-c", c"kill -PIPE $$"], c"/", &[]).0;
+        assert!(matches!(ended, Ok(WaitStatus::Signaled(_, Signal::SIGPIPE, _))), "{ended:?}");
+    }
+
+    #[test]
+    fn an_argument_is_replaced_only_where_it_names_another_file() {
+        let found = std::fs::metadata("/etc/passwd").unwrap();
+        let substitute = |inode| Substitute {
+            index: 1,
+            path: c"/etc/passwd".into(),
+            identity: (found.dev(), inode),
+            instead: c"replaced".into(),
+            descriptor: 2,
+        };
+        let argv = [c"/bin/echo", c"/etc/passwd"];
+        assert_eq!(run(&argv, c"/", &[substitute(found.ino())]).1, "/etc/passwd\n");
+        assert_eq!(run(&argv, c"/", &[substitute(found.ino() + 1)]).1, "replaced\n");
+    }
+
+    #[test]
+    fn a_process_with_threads_is_not_copied() {
+        let (done, hold) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || hold.recv());
+        assert!(matches!(fork_copy(|| 0), Err(Error::Answer { call: "fork", .. })));
+        drop(done);
+        let _ = thread.join();
+    }
+}
