@@ -34,13 +34,13 @@ pub struct Facts {
     pub oom_floor: bool,
     /// systemd's version, 0 if it does not answer.
     pub systemd: u32,
-    /// Character devices by path: mode bits, `None` if missing or no character device.
+    /// Character devices by path ([`crate::host::DEVICES`]): mode bits, `None` if missing or no character device.
     pub devices: BTreeMap<PathBuf, Option<u32>>,
-    /// Sysctls by key with slashes; `None` where the key does not exist.
+    /// Sysctls by key with slashes ([`crate::host::SYSCTLS`]); `None` where the key does not exist.
     pub sysctls: BTreeMap<String, Option<String>>,
-    /// Kernel modules that are loaded or built in, of those asked for; `None`: cannot be told.
+    /// Kernel modules that are loaded or built in, of those asked for ([`crate::host::MODULES`]); `None`: cannot be told.
     pub modules: BTreeMap<String, Option<bool>>,
-    /// Programs by name: first match in root's fixed search path.
+    /// Programs by name ([`crate::host::PROGRAMS`]): first match in root's fixed search path.
     pub programs: BTreeMap<String, Option<PathBuf>>,
     /// `kubeadm version -o short`, `kubelet --version`, ... by program: the version without `v`.
     pub versions: BTreeMap<String, Option<String>>,
@@ -64,6 +64,20 @@ pub struct Facts {
     pub memory: u64,
     /// Number of CPUs.
     pub cpus: u32,
+    /// `ID` of os-release, then the words of `ID_LIKE`.
+    pub os: Vec<String>,
+    /// CNI plugin directories that exist ([`crate::host::CNI_DIRS`]) and the names of the executables in them.
+    pub cni_plugins: BTreeMap<PathBuf, Vec<String>>,
+    /// The pause image in the list of `kubeadm config images list`, if that could be asked.
+    pub pause_image: Option<String>,
+    /// Text of the host's /etc/resolv.conf.
+    pub resolv_conf: String,
+    /// Text of the host's /etc/hosts.
+    pub hosts: String,
+    /// Type of the file system that holds the user's home, as in /proc/self/mountinfo: `ext4`, `nfs4`, ...
+    pub home_fs: Option<String>,
+    /// Names of the files in /etc/u7s/patches.
+    pub patches: Vec<String>,
 }
 
 /// The node's user.

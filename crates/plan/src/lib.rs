@@ -8,6 +8,7 @@ pub mod audit;
 pub mod config;
 pub mod control;
 pub mod facts;
+pub mod host;
 pub mod kubeadm;
 pub mod need;
 pub mod node;

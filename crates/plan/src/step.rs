@@ -1,10 +1,12 @@
 //! A plan as data: phases, each a list of steps with a closed set of actions.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
+use crate::host;
 use crate::node::ComponentName;
 
 /// What to do on this host, in order.
@@ -140,14 +142,18 @@ pub enum Action {
         /// Permission bits.
         mode: u32,
     },
-    /// Makes a directory and its missing parents (0755 root), or fits owner and mode of an existing one; what was before is kept for reset.
+    /// Makes a directory and its missing parents (0755, owner of the realm); what was not there before is kept for reset.
+    ///
+    /// No part of the path may be a symbolic link that the node's user could have made.
     MakeDir {
         /// Path.
         path: PathBuf,
-        /// Permission bits.
+        /// Permission bits of a new directory.
         mode: u32,
-        /// Owner.
+        /// Owner of a new directory.
         owner: Owner,
+        /// Owner and mode of an existing directory are fitted too, the former ones kept for reset; else it stays as it is.
+        fit: bool,
     },
     /// Writes a file by temporary sibling, fsync and rename; an equal file is left alone.
     WriteFile {
@@ -166,22 +172,27 @@ pub enum Action {
         path: PathBuf,
     },
     /// Removes a directory of ours with all it holds; a missing one is fine.
+    ///
+    /// Root removes in a user's tree only while nothing of the node runs, descriptor by descriptor: no link is followed, no mount
+    /// is entered. That also removes what subordinate ids own, which the user itself could not.
     RemoveTree {
         /// Path.
         path: PathBuf,
         /// The directory itself stays, empty.
         keep_root: bool,
     },
-    /// `systemctl daemon-reload`.
-    ReloadUnits,
-    /// Clears a failed state and starts a unit; waits until it is active, with the deadline in seconds.
+    /// Clears a failed state and starts a unit; waits until it is active.
+    ///
+    /// A unit that runs is restarted if one of the files in `follows` is younger than its start; else the step holds.
     StartUnit {
         /// Unit name.
         unit: String,
+        /// Files that it reads when it starts only; a missing one is older than everything.
+        follows: Vec<PathBuf>,
         /// Deadline, seconds.
         seconds: u64,
     },
-    /// Restarts it if it runs with an older specification; else as [`Action::StartUnit`].
+    /// Stops a unit and waits until it is inactive; clears a failed state. A unit that is not known is fine.
     StopUnit {
         /// Unit name.
         unit: String,
@@ -237,10 +248,63 @@ pub enum Action {
         /// Owner of the target.
         owner: Owner,
     },
-    /// Undoes what undo.json holds: sysctls, device modes, owners, directories that were not there.
+    /// Undoes what undo.json holds, last change first: sysctls, device modes, owners, directories that were not there and are
+    /// empty, subordinate ids and the user if [`Action::AddSubids`] and [`Action::CreateUser`] made them. Then removes it.
     RestoreHost,
-    /// Deletes the nft table `inet u7s` if it is there.
-    RemoveFirewall,
+}
+
+impl Plan {
+    /// Adds a phase, unless it has no step.
+    pub fn push(&mut self, phase: Phase, steps: Vec<Step>) {
+        if !steps.is_empty() {
+            self.phases.push(PhaseSteps { phase, steps });
+        }
+    }
+}
+
+impl Step {
+    /// A step of root on the host.
+    #[must_use]
+    pub fn root(action: Action, why: &'static str) -> Self {
+        Self { realm: Realm::Root, action, why }
+    }
+
+    /// A step of the node's user on the host.
+    #[must_use]
+    pub fn user(action: Action, why: &'static str) -> Self {
+        Self { realm: Realm::User, action, why }
+    }
+
+    /// A step of the node's user inside its namespaces.
+    #[must_use]
+    pub fn inside(action: Action, why: &'static str) -> Self {
+        Self { realm: Realm::Inside, action, why }
+    }
+}
+
+/// One line a step: `[host] root: load the module tun: …`.
+impl fmt::Display for Plan {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for phase in &self.phases {
+            write!(out, "{phase}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for PhaseSteps {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(out, "[{}] {step}", self.phase.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}: {}", self.realm, self.action, self.why)
+    }
 }
 
 impl fmt::Display for Realm {
@@ -250,5 +314,134 @@ impl fmt::Display for Realm {
             Self::User => "user",
             Self::Inside => "inside",
         })
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => out.write_str("root:root"),
+            Self::RootForNode => write!(out, "root:{}", host::USER),
+            Self::Node => write!(out, "{0}:{0}", host::USER),
+        }
+    }
+}
+
+#[expect(clippy::too_many_lines, reason = "a flat table of sentences")]
+impl fmt::Display for Action {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateUser { name, home } => {
+                write!(out, "create the user {name} with the home {}", shown(home))
+            }
+            Self::AddSubids { user, count } => write!(out, "give {user} {count} subordinate uids and gids"),
+            Self::LoadModule { name } => write!(out, "load the module {name}"),
+            Self::SetSysctl { key, value } => {
+                write!(out, "set the sysctl {} to {value:?}", key.replace('/', "."))
+            }
+            Self::SetDeviceMode { path, mode } => {
+                write!(out, "set the mode of {} to {mode:04o}", shown(path))
+            }
+            Self::MakeDir { path, mode, owner, fit } => {
+                let verb = if *fit { "make or fit" } else { "make" };
+                write!(out, "{verb} {} ({mode:04o} {owner})", shown(path))
+            }
+            Self::WriteFile { path, mode, owner, text } => {
+                write!(out, "write {} ({mode:04o} {owner}, {} bytes)", shown(path), text.len())
+            }
+            Self::RemoveFile { path } => write!(out, "remove {}", shown(path)),
+            Self::RemoveTree { path, keep_root: false } => {
+                write!(out, "remove {} with all it holds", shown(path))
+            }
+            Self::RemoveTree { path, keep_root: true } => {
+                write!(out, "remove all that {} holds", shown(path))
+            }
+            Self::StartUnit { unit, seconds, .. } => write!(out, "start {unit} within {seconds} s"),
+            Self::StopUnit { unit, seconds } => write!(out, "stop {unit} within {seconds} s"),
+            Self::EnableUnit { unit } => write!(out, "enable {unit}"),
+            Self::DisableUnit { unit } => write!(out, "disable {unit}"),
+            Self::LoadImages { source } => write!(out, "load the images of {}", shown(source)),
+            Self::Run { argv, config, seconds, .. } => {
+                write!(out, "run {} within {seconds} s", line(argv))?;
+                match config {
+                    Some(text) => write!(out, " ({{config}}: {} bytes)", text.expose_secret().len()),
+                    None => Ok(()),
+                }
+            }
+            Self::EnableComponent { component, enabled: true } => {
+                write!(out, "enable {}", component.as_str())
+            }
+            Self::EnableComponent { component, enabled: false } => {
+                write!(out, "disable {}", component.as_str())
+            }
+            Self::PublishKubeconfig { source, path, owner } => {
+                write!(out, "write {} (0600 {owner}) from the data of {}", shown(path), shown(source))
+            }
+            Self::UnpublishKubeconfig { path, .. } => {
+                write!(out, "remove the kubeconfig {} or put the former one back", shown(path))
+            }
+            Self::RestoreHost => write!(out, "put back what undo.json holds"),
+        }
+    }
+}
+
+/// An argument vector as it would be typed: words with anything unusual in them are quoted and escaped.
+#[must_use]
+pub fn line(argv: &[String]) -> String {
+    let mut text = String::new();
+    for (index, word) in argv.iter().enumerate() {
+        if index > 0 {
+            text.push(' ');
+        }
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,+@%{}".contains(&byte);
+        if !word.is_empty() && word.bytes().all(plain) {
+            text.push_str(word);
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{word:?}");
+        }
+    }
+    text
+}
+
+/// A path for people, control characters escaped.
+fn shown(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.chars().any(char::is_control) { format!("{text:?}") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_one_line_without_secrets() {
+        let step = Step::inside(
+            Action::Run {
+                argv: vec!["/usr/bin/kubeadm".into(), "init".into(), "--x=a b\n\u{1b}".into()],
+                config: Some("hush".into()),
+                done_when: None,
+                seconds: 7,
+            },
+            "brings up the control plane",
+        );
+        assert_eq!(
+            step.to_string(),
+            "inside: run /usr/bin/kubeadm init \"--x=a b\\n\\u{1b}\" within 7 s ({config}: 4 bytes): brings up the control plane"
+        );
+        assert!(!format!("{step:?}").contains("hush"));
+        let step = Step::root(
+            Action::WriteFile {
+                path: "/etc/u7s/node.json".into(),
+                mode: 0o640,
+                owner: Owner::RootForNode,
+                text: "{}".into(),
+            },
+            "the supervisor's specification",
+        );
+        assert_eq!(
+            step.to_string(),
+            "root: write /etc/u7s/node.json (0640 root:u7s-admin, 2 bytes): the supervisor's specification"
+        );
     }
 }
