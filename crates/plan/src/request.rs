@@ -1,7 +1,7 @@
 //! What the administrator asked for: the kubeadm shim's argv as typed data.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::need::Ignored;
 
@@ -16,35 +16,48 @@ pub const SECRET_FLAGS: [&str; 2] = ["token", "certificate-key"];
 pub struct Init {
     /// Flags that have a field in kubeadm's configuration: name without dashes, value; in argv order.
     ///
-    /// A flag that was given twice is here twice: kubeadm lets the last one win, but for slices, which accumulate.
+    /// A flag that was given twice is here twice: the last one wins, as in kubeadm. A list has one entry for each of
+    /// its items, from all its occurrences. Numbers are decimal.
     pub config_flags: Vec<(String, String)>,
     /// Flags that kubeadm accepts beside `--config` (skip-phases, upload-certs, v, …) in the form `--name=value`, in
     /// argv order; also `vmodule` and `rootfs`, which `plan::kubeadm::merge` judges.
     pub pass_flags: Vec<String>,
-    /// `--config`.
+    /// Items of `--skip-phases`, which is in [`Self::pass_flags`] too.
+    pub skip_phases: Vec<String>,
+    /// `--config` as it was given, which may be empty; [`Self::config_file`] is what to read.
     pub config: Option<PathBuf>,
     /// `--dry-run`.
     pub dry_run: bool,
-    /// `--ignore-preflight-errors`.
+    /// `--ignore-preflight-errors`; not in [`Self::pass_flags`], since it goes into the configuration.
     pub ignored: Ignored,
+}
+
+impl Init {
+    /// The user's configuration file; a relative path means the caller's directory.
+    ///
+    /// `--config=` names none, as in kubeadm.
+    #[must_use]
+    pub fn config_file(&self) -> Option<&Path> {
+        self.config.as_deref().filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// The value that counts of a flag that is no list.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.config_flags.iter().rev().find(|(flag, _)| flag == name).map(|(_, value)| value.as_str())
+    }
 }
 
 impl fmt::Debug for Init {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let config_flags: Vec<_> = self
-            .config_flags
-            .iter()
-            .map(|(name, value)| {
-                if SECRET_FLAGS.contains(&name.as_str()) {
-                    (name, "<redacted>")
-                } else {
-                    (name, value.as_str())
-                }
-            })
-            .collect();
+        let shown = |(name, value): &(String, String)| {
+            let secret = SECRET_FLAGS.contains(&name.as_str());
+            (name.clone(), if secret { "<redacted>".to_owned() } else { value.clone() })
+        };
         out.debug_struct("Init")
-            .field("config_flags", &config_flags)
+            .field("config_flags", &self.config_flags.iter().map(shown).collect::<Vec<_>>())
             .field("pass_flags", &self.pass_flags)
+            .field("skip_phases", &self.skip_phases)
             .field("config", &self.config)
             .field("dry_run", &self.dry_run)
             .field("ignored", &self.ignored)
@@ -55,14 +68,29 @@ impl fmt::Debug for Init {
 /// `kubeadm reset`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reset {
-    /// All of reset's flags for the real kubeadm, in the form `--name=value`, in argv order; without `--dry-run`.
+    /// All of reset's flags for the real kubeadm but `--dry-run` and `--config`, in the form `--name=value`, in argv
+    /// order.
     pub pass_flags: Vec<String>,
-    /// `--config`: also in `pass_flags`; a relative path means the caller's directory.
+    /// `--config`; a relative path means the caller's directory.
     pub config: Option<PathBuf>,
-    /// `-f`, `--force`: no question.
+    /// `-f`, `--force`: no question; also in [`Self::pass_flags`].
     pub force: bool,
     /// `--dry-run`.
     pub dry_run: bool,
-    /// `--ignore-preflight-errors`; also in `pass_flags`.
+    /// `--ignore-preflight-errors`; also in [`Self::pass_flags`].
     pub ignored: Ignored,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s14_debug_of_a_request_hides_token_and_key() {
+        let flags = [("token", "abcdef.0123456789abcdef"), ("certificate-key", "feed"), ("node-name", "n1")];
+        let config_flags = flags.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let shown = format!("{:?}", Init { config_flags, ..Init::default() });
+        assert!(!shown.contains("0123456789") && !shown.contains("feed"), "{shown}");
+        assert!(shown.contains("n1") && shown.contains("<redacted>"), "{shown}");
+    }
 }

@@ -1,9 +1,19 @@
-//! The one place that reads YAML.
+//! The one place that reads YAML: the user's kubeadm configuration and patches, untrusted text within limits.
+//!
+//! Texts are read as kubeadm reads them (sigs.k8s.io/yaml: one JSON value a document), but what two readers of YAML
+//! understand differently is refused instead of guessed: `yes` as a boolean, `0755` as a number, duplicate keys.
 
-use serde_json::Value;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+use serde_saphyr::{DuplicateKeyPolicy, Options, Spanned};
 
 /// The largest text that is read, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
+
+/// How deep collections may nest.
+pub const MAX_DEPTH: usize = 64;
 
 /// Why a text is no YAML that we take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,27 +26,260 @@ pub enum Error {
         /// Size.
         bytes: usize,
     },
-    /// Not well formed, or more than the limits allow.
+    /// Not well formed, ambiguous, or more than the limits allow.
     #[error("{origin}:{line}:{column}: {why}")]
     Syntax {
         /// File name.
         origin: String,
-        /// From 1.
+        /// From 1; 0 where the reader cannot tell.
         line: u64,
-        /// From 1.
+        /// From 1, in characters; 0 where the reader cannot tell.
         column: u64,
         /// What is wrong.
         why: String,
     },
 }
 
-/// The documents of a YAML stream, in order, without empty ones.
+/// The documents of a YAML stream, in order, without empty ones; aliases and merge keys are expanded.
 ///
 /// `origin` is the name that errors carry: a path.
 ///
 /// # Errors
-/// [`Error`] names file, line and column.
+/// [`Error`] names file, line and column; it never quotes a value, which may be a secret.
 pub fn documents(text: &str, origin: &str) -> Result<Vec<Value>, Error> {
-    let _ = text;
-    Err(Error::TooLarge { origin: origin.into(), bytes: 0 })
+    if text.len() > MAX_BYTES {
+        return Err(Error::TooLarge { origin: origin.into(), bytes: text.len() });
+    }
+    if let Some((offset, what)) = forbidden(text) {
+        let (line, column) = place(text, offset);
+        return Err(Error::Syntax { origin: origin.into(), line, column, why: what.into() });
+    }
+    let trees: Vec<Spanned<Tree>> =
+        serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| syntax(&error, origin))?;
+    trees.into_iter().map(|tree| value(tree, text, origin)).collect()
+}
+
+/// Limits and policies of the reader.
+fn options() -> Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_depth: MAX_DEPTH,
+            flow_nesting_limit: MAX_DEPTH,
+            max_documents: 64,
+            max_nodes: 50_000,
+            max_events: 200_000,
+            max_aliases: 1_000,
+            max_anchors: 1_000,
+        },
+        duplicate_keys: DuplicateKeyPolicy::Error,
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: 20_000,
+            max_replay_stack_depth: 16,
+        },
+        reject_unsupported_tags: true,
+        with_snippet: false,
+    }
+}
+
+/// Bytes that no configuration has, and their offset: the reader would take them, kubeadm's does not everywhere.
+fn forbidden(text: &str) -> Option<(usize, &'static str)> {
+    if text.starts_with('\u{feff}') {
+        return Some((0, "a byte order mark; save the file without one"));
+    }
+    text.find('\0').map(|offset| (offset, "a NUL byte"))
+}
+
+/// Line and column of a byte offset, both from 1; the column in characters.
+fn place(text: &str, offset: usize) -> (u64, u64) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+    (line as u64, column as u64)
+}
+
+/// The reader's error with its place, in one line.
+fn syntax(error: &serde_saphyr::Error, origin: &str) -> Error {
+    let location = error.location();
+    let (line, column) = location.map_or((0, 0), |at| (at.line(), at.column()));
+    let rendered = error.without_snippet().to_string();
+    let why = rendered.lines().next().unwrap_or("cannot be read");
+    let why = why.split(" at line ").next().unwrap_or(why).trim_end_matches([':', ',']).to_owned();
+    Error::Syntax { origin: origin.into(), line, column, why }
+}
+
+/// A value as the reader gives it, each node with its place in the text.
+enum Tree {
+    Leaf(Value),
+    Seq(Vec<Spanned<Tree>>),
+    Map(Vec<(String, Spanned<Tree>)>),
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TreeVisitor)
+    }
+}
+
+/// Takes whatever the reader finds.
+struct TreeVisitor;
+
+impl<'de> Visitor<'de> for TreeVisitor {
+    type Value = Tree;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("any YAML value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
+        Ok(Tree::Leaf(Value::Bool(value)))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Tree, E> {
+        Ok(Tree::Leaf(Value::Number(value.into())))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Tree, E> {
+        Ok(Tree::Leaf(Value::Number(value.into())))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Tree, E> {
+        let number = Number::from_f64(value).ok_or_else(|| E::custom("a number that JSON does not have"))?;
+        Ok(Tree::Leaf(Value::Number(number)))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Tree, E> {
+        Ok(Tree::Leaf(Value::String(value.into())))
+    }
+
+    fn visit_unit<E>(self) -> Result<Tree, E> {
+        Ok(Tree::Leaf(Value::Null))
+    }
+
+    fn visit_none<E>(self) -> Result<Tree, E> {
+        Ok(Tree::Leaf(Value::Null))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Tree, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = access.next_element()? {
+            items.push(item);
+        }
+        Ok(Tree::Seq(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Tree, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = access.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Tree::Map(entries))
+    }
+}
+
+/// The tree as JSON, unless a scalar means different things to different readers.
+fn value(tree: Spanned<Tree>, text: &str, origin: &str) -> Result<Value, Error> {
+    let defined = tree.defined;
+    match tree.value {
+        Tree::Leaf(leaf) => {
+            let written = written(text, &defined);
+            if let Some(why) = ambiguous(&leaf, written) {
+                let (line, column) = (defined.line(), defined.column());
+                return Err(Error::Syntax { origin: origin.into(), line, column, why });
+            }
+            Ok(leaf)
+        }
+        Tree::Seq(items) => items.into_iter().map(|item| value(item, text, origin)).collect(),
+        Tree::Map(entries) => {
+            let mut map = Map::new();
+            for (key, item) in entries {
+                map.insert(key, value(item, text, origin)?);
+            }
+            Ok(Value::Object(map))
+        }
+    }
+}
+
+/// The scalar as it stands in the text, from its place on; empty where the reader does not know the place.
+fn written<'text>(text: &'text str, at: &serde_saphyr::Location) -> &'text str {
+    let start = at.span().byte_offset().and_then(|offset| usize::try_from(offset).ok());
+    let rest = start.and_then(|start| text.get(start..)).unwrap_or_default();
+    let end = rest.find(|c: char| c.is_whitespace() || ",]}#".contains(c)).unwrap_or(rest.len());
+    rest.get(..end).unwrap_or_default()
+}
+
+/// Why a plain scalar is ambiguous: YAML 1.1 and 1.2 read it differently.
+fn ambiguous(leaf: &Value, written: &str) -> Option<String> {
+    match leaf {
+        Value::Bool(value)
+            if !written.is_empty()
+                && !written.eq_ignore_ascii_case("true")
+                && !written.eq_ignore_ascii_case("false") =>
+        {
+            Some(format!(
+                "{written} is a boolean to some readers and a text to others: write {value} or \"{written}\""
+            ))
+        }
+        Value::Number(_) | Value::String(_) if leading_zero(written) => Some(format!(
+            "{written} is octal to some readers and decimal to others: quote it or leave out the leading zero"
+        )),
+        _ => None,
+    }
+}
+
+/// `0755`, `-007`: an integer with a leading zero.
+fn leading_zero(written: &str) -> bool {
+    let digits = written.strip_prefix(['-', '+']).unwrap_or(written);
+    digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        let start = Instant::now();
+        let error = documents(text, "u.yaml").expect_err("must be refused").to_string();
+        assert!(start.elapsed() < Duration::from_secs(1), "took {:?}", start.elapsed());
+        error
+    }
+
+    #[test]
+    fn documents_are_read_as_kubeadm_reads_them() {
+        let text = "# c\na: 1\nb: [x, 'yes', \"0755\", 1.5, true, null, ~]\n---\n---\n{\"c\": {\"d\": \"e\"}}\n...\n---\n- &x {k: v}\n- *x\n";
+        let read = documents(text, "u.yaml").unwrap();
+        let b = json!(["x", "yes", "0755", 1.5, true, null, null]);
+        assert_eq!(
+            read,
+            [json!({"a": 1, "b": b}), json!({"c": {"d": "e"}}), json!([{"k": "v"}, {"k": "v"}])]
+        );
+        assert!(documents("", "u.yaml").unwrap().is_empty());
+        assert!(documents("---\n# nothing\n---\n", "u.yaml").unwrap().is_empty());
+    }
+
+    #[test]
+    fn f44_bad_yaml_is_refused_with_its_place() {
+        for text in [
+            "a: 1\nb: 2\na: 3\n",
+            "a:\n\t- b\n",
+            "\u{feff}a: 1\n",
+            "a: 1\nb: \"\0\"\n",
+            "a: yes\n",
+            "a: [on, b]\n",
+            "a: 0755\n",
+            "a: -007\n",
+            "a: .nan\n",
+            "a: !!python/object:os.system x\n",
+            "a: *nowhere\n",
+            "a: [1, 2\nb: 3\n",
+            "a: 'b\n",
+            "a: b: c\n",
+            "? {a: b}\n: c\n",
+        ] {
+            println!("{}", refused(text));
+        }
+    }
 }
