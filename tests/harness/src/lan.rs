@@ -1,0 +1,179 @@
+//! A bridge in a network namespace of its own, and the machines on it.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::sync::{Mutex, PoisonError};
+
+use u7s_kit::Kit;
+
+use crate::invocation::Invocation;
+use crate::names::{self, member};
+use crate::netns::Netns;
+use crate::{Error, Node, Output, sysctls};
+
+/// The bridge's own address; nothing answers there, it is the nodes' default route and name server.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// Programs of this machine that the harness calls, by the Debian package that has them.
+const PACKAGES: [&str; 2] = ["iproute2", "util-linux"];
+/// A network of nodes and clients: 10.77.0.0/24, without a way out.
+#[derive(Debug)]
+pub struct Lan {
+    name: String,
+    netns: Netns,
+    kit: Kit,
+    used: Mutex<Vec<u8>>,
+}
+
+/// Another host on the lan: a network namespace with this machine's programs.
+#[derive(Debug)]
+pub struct Client {
+    netns: Netns,
+    ip: Ipv4Addr,
+}
+
+impl Lan {
+    /// Sweeps what dead runs left, makes sure of the kit, and makes the bridge.
+    ///
+    /// Progress of a kit that must be built goes to standard error.
+    ///
+    /// # Errors
+    /// The kit cannot be built; no root; a program of iproute2 or util-linux failed.
+    pub fn new() -> Result<Self, Error> {
+        names::sweep();
+        Self::open(&names::new_lan())
+    }
+
+    /// The lan of this name, made if it is not there.
+    pub(crate) fn open(name: &str) -> Result<Self, Error> {
+        let say = progress;
+        u7s_kit::require_packages(&PACKAGES, &say)?;
+        let kit = u7s_kit::ensure(&say)?;
+        let netns = Netns::open(&member(name, "lan"));
+        let is_new = !netns.exists();
+        let lan = Self { name: name.into(), netns, kit, used: Mutex::default() };
+        sysctls::hold();
+        if is_new {
+            lan.make_bridge()?;
+        }
+        Ok(lan)
+    }
+
+    fn make_bridge(&self) -> Result<(), Error> {
+        Netns::create(self.netns.name())?;
+        self.netns.ip(&["link", "add", "br0", "type", "bridge"])?;
+        self.netns.ip(&["addr", "add", &format!("{GATEWAY}/24"), "dev", "br0"])?;
+        self.netns.ip(&["link", "set", "br0", "up"])?;
+        // Where the module is loaded, frames between nodes would pass this namespace's (empty) iptables.
+        let off = "for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e $f ] || echo 0 > $f; done";
+        self.command(&["sh", "-c", off]).ok().map(drop)
+    }
+
+    /// A new node with an address and a tree of its own; [`Node::boot`] starts it.
+    ///
+    /// # Errors
+    /// The name is taken, the disk is full, or a program of iproute2 failed.
+    pub fn node(&self, name: &str) -> Result<Node, Error> {
+        Node::create(self, name)
+    }
+
+    /// Another host on the lan.
+    ///
+    /// # Errors
+    /// The name is taken, or a program of iproute2 failed.
+    pub fn client(&self, name: &str) -> Result<Client, Error> {
+        let ip = self.free_address(&[]);
+        let client = Client { netns: Netns::open(&member(&self.name, name)), ip };
+        self.attach(&client.netns, ip)?;
+        Ok(client)
+    }
+
+    /// The kit that nodes get.
+    #[must_use]
+    pub fn kit(&self) -> &Kit {
+        &self.kit
+    }
+
+    /// A command on the bridge's side: netem, packet filters, captures. The port of a node is `v-<last byte of its address>`.
+    pub fn command<S: AsRef<str>>(&self, argv: &[S]) -> Invocation {
+        Invocation::new(self.netns.enter(), argv)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The lowest address that neither a member of this value nor one of `others` has.
+    pub(crate) fn free_address(&self, others: &[Ipv4Addr]) -> Ipv4Addr {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = |byte: &u8| used.contains(byte) || others.iter().any(|ip| ip.octets()[3] == *byte);
+        let byte = (2..=254).find(|byte| !taken(byte)).unwrap_or(254);
+        used.push(byte);
+        let [a, b, c, _] = GATEWAY.octets();
+        Ipv4Addr::new(a, b, c, byte)
+    }
+
+    /// Makes a namespace with `eth0` on the bridge; the pair is made inside, the machine never sees it.
+    pub(crate) fn attach(&self, netns: &Netns, ip: Ipv4Addr) -> Result<(), Error> {
+        let port = port_of(ip);
+        let made = Netns::create(netns.name())?;
+        self.netns.ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", netns.name()])?;
+        self.netns.ip(&["link", "set", &port, "master", "br0", "up"])?;
+        made.ip(&["addr", "add", &format!("{ip}/24"), "dev", "eth0"])?;
+        made.ip(&["link", "set", "eth0", "up"])?;
+        made.ip(&["route", "add", "default", "via", &GATEWAY.to_string()])
+    }
+
+    /// Deletes the bridge of a kept lan.
+    pub(crate) fn delete(&self) -> Result<(), Error> {
+        self.netns.delete()
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        if self.name != names::KEEP {
+            let _ = self.netns.delete();
+            if let Ok(dir) = names::lan_dir(&self.name) {
+                let _ = fs::remove_dir(dir);
+            }
+        }
+        sysctls::release();
+    }
+}
+
+impl Client {
+    /// Its address.
+    #[must_use]
+    pub fn ip(&self) -> Ipv4Addr {
+        self.ip
+    }
+
+    /// A command in its network namespace, with this machine's programs and files.
+    pub fn command<S: AsRef<str>>(&self, argv: &[S]) -> Invocation {
+        Invocation::new(self.netns.enter(), argv)
+    }
+
+    /// Runs a command to its end, at most 60 s.
+    ///
+    /// # Errors
+    /// As [`Invocation::run`].
+    pub fn exec<S: AsRef<str>>(&self, argv: &[S]) -> Result<Output, Error> {
+        self.command(argv).run()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.netns.delete();
+    }
+}
+
+/// The bridge's end of a member's link.
+pub(crate) fn port_of(ip: Ipv4Addr) -> String {
+    format!("v-{}", ip.octets()[3])
+}
+
+#[expect(clippy::print_stderr, reason = "building the kit takes minutes, and tests have no other place to say so")]
+fn progress(line: &str) {
+    eprintln!("{line}");
+}
