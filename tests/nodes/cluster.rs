@@ -1,0 +1,130 @@
+//! One node with a finished `kubeadm init`, and how tests talk to it.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use u7s_harness::{Lan, Node, Output, until};
+
+use crate::world::{Bare, Check, IGNORED, kubeadm};
+
+/// How long Kubernetes may take for things that take seconds.
+pub(crate) const SOON: Duration = Duration::from_secs(90);
+
+/// A node after the first `kubeadm init`.
+pub(crate) struct Cluster {
+    pub(crate) bare: Bare,
+    /// What the first init printed.
+    pub(crate) init: Output,
+    /// How long it took.
+    pub(crate) took: Duration,
+}
+
+impl Cluster {
+    pub(crate) fn new(lan: &Lan) -> Result<Self, Box<dyn Error>> {
+        let bare = Bare::new(lan, "n1")?;
+        let start = Instant::now();
+        let init = kubeadm(&bare.node, &["init", IGNORED]).run()?;
+        let cluster = Self { bare, init, took: start.elapsed() };
+        if !cluster.init.ok() {
+            let log = cluster.node().exec(&["journalctl", "--no-pager", "-n", "60", "-o", "short-monotonic"])?;
+            return Err(format!("kubeadm init: {}\njournal: {}", cluster.init, log.stdout).into());
+        }
+        Ok(cluster)
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        &self.bare.node
+    }
+
+    /// kubectl as root on the host; gives what it prints.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Result<String, Box<dyn Error>> {
+        let argv: Vec<&str> = std::iter::once("kubectl").chain(arguments.iter().copied()).collect();
+        Ok(self.node().command(&argv).within(SOON).ok()?)
+    }
+
+    /// A JSON answer of kubectl.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Result<Value, Box<dyn Error>> {
+        let arguments: Vec<&str> = arguments.iter().copied().chain(["-o", "json"]).collect();
+        Ok(serde_json::from_str(&self.kubectl(&arguments)?)?)
+    }
+
+    /// Runs a command inside the node's namespaces.
+    pub(crate) fn inside(&self, argv: &[&str]) -> Result<Output, Box<dyn Error>> {
+        let argv: Vec<&str> = ["u7s", "shell", "--"].into_iter().chain(argv.iter().copied()).collect();
+        Ok(self.node().exec(&argv)?)
+    }
+
+    /// Waits until the node and every pod that kubeadm makes are Ready.
+    pub(crate) fn converge(&self, limit: Duration) -> Result<Duration, Box<dyn Error>> {
+        let start = Instant::now();
+        until(limit, "a Ready node and all its pods", || {
+            let node = self.json(&["get", "nodes"]).map_err(|error| error.to_string())?;
+            let pods = self.json(&["get", "pods", "-n", "kube-system"]).map_err(|error| error.to_string())?;
+            let waiting = unready(&node, &pods);
+            if waiting.is_empty() { Ok(()) } else { Err(waiting.join(", ")) }
+        })?;
+        Ok(start.elapsed())
+    }
+
+    /// Applies a manifest from text.
+    pub(crate) fn apply(&self, manifest: &str) -> Check {
+        self.node().command(&["kubectl", "apply", "-f", "-"]).input(manifest).within(SOON).ok()?;
+        Ok(())
+    }
+
+    /// A pod of the kit's tools that sleeps, Ready when this returns.
+    pub(crate) fn pod(&self, name: &str, security: &str) -> Check {
+        self.apply(&format!(
+            r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","namespace":"default"}},"spec":{{
+            "terminationGracePeriodSeconds":1,"tolerations":[{{"operator":"Exists"}}],"containers":[{{"name":"c",
+            "image":"test.local/tools:1","imagePullPolicy":"Never","command":["/bin/sh","-c","echo started; exec sleep 100000"],
+            "securityContext":{security}}}]}}}}"#
+        ))?;
+        self.kubectl(&["wait", "--for=condition=Ready", "--timeout=80s", &format!("pod/{name}")]).map(drop)
+    }
+
+    /// Runs a command in a pod.
+    pub(crate) fn in_pod(&self, pod: &str, argv: &[&str]) -> Result<Output, Box<dyn Error>> {
+        let argv: Vec<&str> = ["kubectl", "exec", pod, "--"].into_iter().chain(argv.iter().copied()).collect();
+        Ok(self.node().command(&argv).within(SOON).run()?)
+    }
+
+    /// The supervisor's status document.
+    pub(crate) fn status(&self) -> Result<Value, Box<dyn Error>> {
+        Ok(serde_json::from_str(&self.node().ok(&["u7s", "status", "-o", "json"])?)?)
+    }
+}
+
+/// What is not there or not Ready yet of a node and kubeadm's own pods.
+fn unready(nodes: &Value, pods: &Value) -> Vec<String> {
+    let mut waiting = Vec::new();
+    let nodes = nodes["items"].as_array().cloned().unwrap_or_default();
+    if nodes.is_empty() || !nodes.iter().all(is_ready) {
+        waiting.push("node".to_owned());
+    }
+    let pods = pods["items"].as_array().cloned().unwrap_or_default();
+    for (prefix, count) in EXPECTED {
+        let of_kind = pods.iter().filter(|pod| pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(prefix)));
+        let ready = of_kind.filter(|pod| pod["status"]["phase"] == "Running" && is_ready(pod)).count();
+        if ready != *count {
+            waiting.push(format!("{prefix} {ready} of {count}"));
+        }
+    }
+    waiting
+}
+
+/// kubeadm's pods by the start of their names.
+const EXPECTED: &[(&str, usize)] = &[
+    ("etcd-", 1),
+    ("kube-apiserver-", 1),
+    ("kube-controller-manager-", 1),
+    ("kube-scheduler-", 1),
+    ("kube-proxy-", 1),
+    ("coredns-", 2),
+];
+
+fn is_ready(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+}

@@ -1,0 +1,160 @@
+//! `kill -9` of each part: Ready again within the bounds of the fault table, and nothing left over.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use u7s_harness::{Process, Signal, until};
+
+use crate::Listed;
+use crate::cluster::Cluster;
+use crate::world::{Check, World, holds};
+
+pub(crate) const TESTS: &[Listed] = &[
+    ("faults::f6_kubelet", f6_kubelet),
+    ("faults::f5_crio", f5_crio),
+    ("faults::f4_slirp4netns", f4_slirp4netns),
+    ("faults::f3_pid_1", f3_pid_1),
+    ("faults::f1_supervisor", f1_supervisor),
+    ("faults::stop_leaves_nothing_and_start_brings_it_back", stop_leaves_nothing),
+];
+
+/// The one process of this name in u7s.service, or in one leaf of its cgroup.
+fn one(cluster: &Cluster, comm: &str, leaf: &str) -> Result<Process, Box<dyn Error>> {
+    let mut matching: Vec<Process> = cluster
+        .node()
+        .processes()
+        .into_iter()
+        .filter(|process| process.cgroup.contains("/u7s.service") && process.cgroup.ends_with(leaf) && process.comm == comm)
+        .collect();
+    matching.sort_by_key(|process| process.pid);
+    matching.into_iter().next().ok_or_else(|| format!("{comm} does not run").into())
+}
+
+/// Processes of containers: those whose death would be a pod's.
+fn containers(cluster: &Cluster) -> BTreeSet<i32> {
+    let names = ["etcd", "kube-apiserver", "kube-controller", "kube-scheduler", "kube-proxy", "coredns"];
+    let all = cluster.node().processes();
+    all.iter().filter(|process| names.contains(&process.comm.as_str())).map(|process| process.pid).collect()
+}
+
+/// Kills one part and waits for another process in its place.
+fn replace(cluster: &Cluster, comm: &str, leaf: &str, limit: Duration) -> Result<Duration, Box<dyn Error>> {
+    let old = one(cluster, comm, leaf)?;
+    let start = Instant::now();
+    cluster.node().signal(&old, Signal::SIGKILL)?;
+    until(limit, &format!("another {comm}"), || match one(cluster, comm, leaf) {
+        Ok(new) if new.pid != old.pid => Ok(()),
+        Ok(_) => Err("the old one".into()),
+        Err(error) => Err(error.to_string()),
+    })?;
+    println!("{comm} back after {:.2} s", start.elapsed().as_secs_f64());
+    Ok(start.elapsed())
+}
+
+fn f6_kubelet(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    cluster.converge(Duration::from_secs(120))?;
+    let pods = containers(&cluster);
+    replace(&cluster, "kubelet", "/node/init", Duration::from_secs(10))?;
+    cluster.converge(Duration::from_secs(30))?;
+    holds(containers(&cluster) == pods, "a pod was restarted")
+}
+
+fn f5_crio(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    cluster.converge(Duration::from_secs(120))?;
+    let pods = containers(&cluster);
+    replace(&cluster, "crio", "/node/init", Duration::from_secs(10))?;
+    until(Duration::from_secs(10), "CRI answering again", || {
+        let status = cluster.status().map_err(|error| error.to_string())?;
+        if status["ready"] == true && status["components"][0]["active"] == "active" { Ok(()) } else { Err(status.to_string()) }
+    })?;
+    cluster.converge(Duration::from_secs(60))?;
+    holds(containers(&cluster) == pods, "crio's death killed a pod")?;
+    let made = cluster.pod("after-crio", "{}");
+    made
+}
+
+fn f4_slirp4netns(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    cluster.converge(Duration::from_secs(120))?;
+    let pods = containers(&cluster);
+    replace(&cluster, "slirp4netns", "/supervisor", Duration::from_secs(2))?;
+    cluster.converge(Duration::from_secs(30))?;
+    holds(containers(&cluster) == pods, "a pod was restarted")?;
+    // A packet from inside really passes again: a listener on the other host.
+    let (client, ip) = (&cluster.bare.client, cluster.bare.client.ip());
+    let listener = client.command(&["socat", "-u", "TCP-LISTEN:7000,reuseaddr", "STDOUT"]).spawn()?;
+    until(Duration::from_secs(10), "a connection out of the namespace", || {
+        let sent = cluster.inside(&["sh", "-c", &format!("echo through | socat -u STDIN TCP:{ip}:7000,connect-timeout=2")]);
+        let sent = sent.map_err(|error| error.to_string())?;
+        if sent.ok() { Ok(()) } else { Err(sent.to_string()) }
+    })?;
+    let heard = listener.wait(Duration::from_secs(10))?;
+    holds(heard.stdout == "through\n", format!("the other host heard: {heard}"))
+}
+
+/// The whole tree dies and a new one stands: no pid of the old one is left.
+fn rebuilt(cluster: &Cluster, victim: &Process, dead_within: Duration) -> Check {
+    let old: BTreeSet<i32> = cluster.node().processes().iter().filter(|process| process.cgroup.contains("/u7s.service/node")).map(|process| process.pid).collect();
+    let start = Instant::now();
+    cluster.node().signal(victim, Signal::SIGKILL)?;
+    until(dead_within, "the old tree's end", || {
+        let left: Vec<Process> = cluster.node().processes().into_iter().filter(|process| old.contains(&process.pid)).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })?;
+    println!("{} processes dead after {:.2} s", old.len(), start.elapsed().as_secs_f64());
+    until(Duration::from_secs(30), "u7s.service active again", || {
+        let output = cluster.node().exec(&["systemctl", "is-active", "u7s"]).map_err(|error| error.to_string())?;
+        if output.ok() { Ok(()) } else { Err(output.stdout) }
+    })?;
+    println!("active again after {:.2} s", start.elapsed().as_secs_f64());
+    let left = Duration::from_secs(90).saturating_sub(start.elapsed());
+    cluster.converge(left)?;
+    println!("Ready again after {:.2} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn f3_pid_1(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    cluster.converge(Duration::from_secs(120))?;
+    cluster.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"])?;
+    let pid = cluster.status()?["init_pid"].as_i64().ok_or("no init_pid")?;
+    // The status names pids as the node's systemd sees them; the harness sees the machine's.
+    let victim = cluster.node().processes().into_iter().find(|process| process.pids.get(1).copied().map(i64::from) == Some(pid));
+    rebuilt(&cluster, &victim.ok_or("pid 1 is not among the processes")?, Duration::from_secs(5))?;
+    let kept = cluster.kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.a}"])?;
+    cluster.kubectl(&["delete", "configmap", "kept"])?;
+    holds(kept == "b", "etcd lost what was written before")
+}
+
+fn f1_supervisor(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    cluster.converge(Duration::from_secs(120))?;
+    let victim = one(&cluster, "u7s-supervisor", "/supervisor")?;
+    rebuilt(&cluster, &victim, Duration::from_secs(5))
+}
+
+fn stop_leaves_nothing(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    cluster.converge(Duration::from_secs(120))?;
+    let node = cluster.node();
+    let start = Instant::now();
+    node.command(&["systemctl", "stop", "u7s"]).within(Duration::from_secs(95)).ok()?;
+    println!("stopped in {:.2} s", start.elapsed().as_secs_f64());
+    let left: Vec<Process> = node.processes().into_iter().filter(|process| process.cgroup.contains("/u7s.service")).collect();
+    holds(left.is_empty(), format!("processes left: {left:?}"))?;
+    let cgroup = node.exec(&["sh", "-c", "find /sys/fs/cgroup/system.slice/u7s.service -type d 2>/dev/null"])?;
+    holds(cgroup.stdout.is_empty(), format!("cgroups left: {}", cgroup.stdout))?;
+    let mounts = node.sh("grep -c u7s /proc/self/mountinfo || true")?;
+    println!("mounts that name u7s on the host: {mounts}");
+    let ports = node.sh("ss -Hlnt | awk '{print $4}'")?;
+    holds(!ports.contains("6443") && !ports.contains("10250"), format!("ports left: {ports}"))?;
+    let result = node.ok(&["systemctl", "show", "-p", "Result", "--value", "u7s"])?;
+    holds(result == "success", format!("the unit's result is {result}"))?;
+    node.command(&["systemctl", "start", "u7s"]).within(Duration::from_secs(60)).ok()?;
+    let took = cluster.converge(Duration::from_secs(90))?;
+    println!("start to all Ready: {:.2} s", took.as_secs_f64());
+    Ok(())
+}
