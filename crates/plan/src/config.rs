@@ -4,9 +4,15 @@ use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::host;
 
 /// Where the configuration lies; it may be missing.
 pub const PATH: &str = "/etc/u7s/config.toml";
+
+/// Directory of drop-ins `*.toml`, read after [`PATH`] in the order of their names.
+pub const DROP_INS: &str = "/etc/u7s/config.d";
 
 /// The whole surface; [`Config::default`] is what an empty file means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +20,7 @@ pub const PATH: &str = "/etc/u7s/config.toml";
 pub struct Config {
     /// Version of this document, 1.
     pub version: u32,
-    /// Login name of the node's user.
+    /// Login name of the node's user: the one of u7s.service, [`host::USER`].
     pub user: String,
     /// Cluster network on a single node.
     pub cni: Cni,
@@ -42,7 +48,7 @@ pub enum Cni {
 pub struct Network {
     /// The driver's own range; at least a /29.
     pub range: Ipv4Net,
-    /// MTU of `tap0`; unset: that of the uplink.
+    /// MTU of `tap0`, 1280 to 65520; unset: that of the uplink.
     pub mtu: Option<u32>,
 }
 
@@ -54,6 +60,109 @@ pub struct Images {
     pub preload: PathBuf,
     /// The pause image; unset: the one that kubeadm names.
     pub pause: Option<String>,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No TOML, an unknown key or a value of the wrong type; `why` shows line, column and a caret.
+    #[error("{origin}: {why}")]
+    Syntax {
+        /// File name.
+        origin: String,
+        /// The parser's words.
+        why: String,
+    },
+    /// A value out of its range.
+    #[error("{origin}: {key} is {value}, but {need}")]
+    Value {
+        /// File name.
+        origin: String,
+        /// `network.range`.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// What it must be.
+        need: &'static str,
+    },
+}
+
+/// Reads the configuration from its files, name and text each, later ones winning key by key.
+///
+/// No file at all means [`Config::default`].
+///
+/// # Errors
+/// [`Error`] names the file; every file must be valid alone, so that the line is known.
+pub fn read<N: AsRef<str>, T: AsRef<str>>(files: &[(N, T)]) -> Result<Config, Error> {
+    let mut merged = Table::new();
+    for (name, text) in files {
+        let (origin, text) = (name.as_ref(), text.as_ref());
+        let syntax = |error: toml::de::Error| Error::Syntax {
+            origin: origin.into(),
+            why: error.to_string().trim_end().into(),
+        };
+        check(&toml::from_str(text).map_err(syntax)?, origin)?;
+        merge(&mut merged, text.parse().map_err(syntax)?);
+    }
+    let origin = files.last().map_or(PATH, |(name, _)| name.as_ref());
+    let config = merged
+        .try_into()
+        .map_err(|error| Error::Syntax { origin: origin.into(), why: error.to_string().trim_end().into() })?;
+    check(&config, origin)?;
+    Ok(config)
+}
+
+/// Puts `upper` over `lower`: tables are joined, everything else is replaced.
+fn merge(lower: &mut Table, upper: Table) {
+    for (key, value) in upper {
+        match (lower.get_mut(&key), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
+            (_, value) => {
+                lower.insert(key, value);
+            }
+        }
+    }
+}
+
+fn check(config: &Config, origin: &str) -> Result<(), Error> {
+    let refuse = |key, value: String, need| Err(Error::Value { origin: origin.into(), key, value, need });
+    let network = &config.network;
+    if config.version != 1 {
+        return refuse("version", config.version.to_string(), "this program reads version 1");
+    }
+    if config.user != host::USER {
+        return refuse("user", format!("{:?}", config.user), "u7s.service runs as u7s-admin");
+    }
+    if !(8..=29).contains(&network.range.prefix_len()) || network.range != network.range.trunc() {
+        return refuse(
+            "network.range",
+            network.range.to_string(),
+            "a network of /8 to /29 without host bits is needed",
+        );
+    }
+    if let Some(mtu) = network.mtu.filter(|mtu| !(1280..=65_520).contains(mtu)) {
+        return refuse("network.mtu", mtu.to_string(), "1280 to 65520 is possible");
+    }
+    if !config.images.preload.is_absolute() {
+        return refuse(
+            "images.preload",
+            format!("{:?}", config.images.preload),
+            "an absolute path is needed",
+        );
+    }
+    if let Some(pause) = config.images.pause.as_ref().filter(|image| !is_image(image)) {
+        return refuse("images.pause", format!("{pause:?}"), "an image with registry and tag is needed");
+    }
+    if !(1..=100).contains(&config.timeout_factor) {
+        return refuse("timeout_factor", config.timeout_factor.to_string(), "1 to 100 is possible");
+    }
+    Ok(())
+}
+
+/// Roughly `registry/name:tag`; CRI-O parses it finely.
+fn is_image(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/:@".contains(&byte);
+    name.contains('/') && name.bytes().all(plain)
 }
 
 impl Default for Config {
@@ -78,5 +187,68 @@ impl Default for Network {
 impl Default for Images {
     fn default() -> Self {
         Self { preload: "/var/lib/u7s/images".into(), pause: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_means_the_defaults_and_the_defaults_read_back() {
+        assert_eq!(read::<&str, &str>(&[]), Ok(Config::default()));
+        let text = toml::to_string(&Config::default()).unwrap();
+        assert_eq!(read(&[(PATH, text)]), Ok(Config::default()));
+    }
+
+    #[test]
+    fn the_packaged_file_is_the_defaults() {
+        let text = include_str!("../../../packaging/config.toml");
+        assert_eq!(read(&[(PATH, text)]), Ok(Config::default()));
+    }
+
+    #[test]
+    fn later_files_win_key_by_key() {
+        let config = read(&[
+            ("a", "cni = \"none\"\n[network]\nrange = \"10.42.0.0/24\"\nmtu = 9000\n"),
+            ("b", "[network]\nmtu = 1500\n"),
+        ])
+        .unwrap();
+        assert_eq!(config.cni, Cni::None);
+        assert_eq!(config.network.mtu, Some(1500));
+        assert_eq!(config.network.range.to_string(), "10.42.0.0/24");
+    }
+
+    #[test]
+    fn bad_values_are_named_with_their_file() {
+        let cases = [
+            ("version = 2", "f: version is 2, but this program reads version 1"),
+            ("user = \"joe\"", "f: user is \"joe\", but u7s.service runs as u7s-admin"),
+            (
+                "[network]\nrange = \"10.41.0.1/24\"",
+                "f: network.range is 10.41.0.1/24, but a network of /8 to /29 without host bits is needed",
+            ),
+            (
+                "[network]\nrange = \"10.41.0.0/30\"",
+                "f: network.range is 10.41.0.0/30, but a network of /8 to /29 without host bits is needed",
+            ),
+            ("[network]\nmtu = 100", "f: network.mtu is 100, but 1280 to 65520 is possible"),
+            ("[images]\npreload = \"x\"", "f: images.preload is \"x\", but an absolute path is needed"),
+            (
+                "[images]\npause = \"a\\nb\"",
+                "f: images.pause is \"a\\nb\", but an image with registry and tag is needed",
+            ),
+            ("timeout_factor = 0", "f: timeout_factor is 0, but 1 to 100 is possible"),
+        ];
+        for (text, message) in cases {
+            assert_eq!(read(&[("f", text)]).unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn syntax_errors_cite_line_and_column() {
+        let error = read(&[("f", "version = 1\ncolour = 3\n")]).unwrap_err().to_string();
+        assert!(error.starts_with("f: TOML parse error at line 2, column 1"), "{error}");
+        assert!(error.contains("unknown field `colour`"), "{error}");
     }
 }

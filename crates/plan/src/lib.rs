@@ -5,14 +5,22 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod cni;
 pub mod config;
 pub mod control;
+pub mod crio;
 pub mod facts;
 pub mod host;
+pub mod init;
 pub mod kubeadm;
 pub mod need;
 pub mod node;
+pub mod preflight;
 pub mod request;
+pub mod reset;
 pub mod step;
 pub mod subid;
 pub mod yaml;
+
+pub use init::init;
+pub use reset::reset;

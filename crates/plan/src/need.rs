@@ -49,7 +49,9 @@ pub struct Ignored(BTreeSet<String>);
 impl Ignored {
     /// Takes a list as given on the command line or in a configuration.
     pub fn new<I: IntoIterator<Item = S>, S: AsRef<str>>(ids: I) -> Self {
-        Self(ids.into_iter().map(|id| id.as_ref().trim().to_lowercase()).filter(|id| !id.is_empty()).collect())
+        Self(
+            ids.into_iter().map(|id| id.as_ref().trim().to_lowercase()).filter(|id| !id.is_empty()).collect(),
+        )
     }
 
     /// Whether `id` is ignored.

@@ -1,0 +1,185 @@
+//! `kubeadm init` as a plan.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use semver::Version;
+use serde_json::Value;
+
+use crate::config::Config;
+use crate::facts::Facts;
+use crate::host;
+use crate::kubeadm::{self, Input, NodeFacts, Output};
+use crate::need::{Level, Unmet};
+use crate::node::NodeSpec;
+use crate::preflight;
+use crate::request;
+use crate::step::{Phase, PhaseSteps, Plan};
+
+mod spec;
+mod steps;
+
+pub use steps::volatile;
+
+/// What the user's own files say, read and parsed beforehand.
+#[derive(Debug, Clone, Default)]
+pub struct Docs {
+    /// Documents of `--config`, in order.
+    pub documents: Vec<Value>,
+    /// Files of the user's patches directory ([`kubeadm::patches_directory`]): name and text.
+    pub patches: Vec<(String, String)>,
+}
+
+/// What `kubeadm init` would do on this host.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The whole plan, for people.
+    pub plan: Plan,
+    /// Needs that are not met, all of them; ignored ones are warnings. An error among them stops the run before its first step.
+    pub unmet: Vec<Unmet>,
+    /// The node's specification, as the plan writes it to [`crate::node::PATH`].
+    pub node: NodeSpec,
+    /// What comes out of it.
+    pub summary: Summary,
+    /// The user does not exist yet: after phase Host probe and plan again, what follows is a preview with made-up ids.
+    pub provisional: bool,
+}
+
+/// The node in a few words; `Display` is two lines for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Name of the node.
+    pub node_name: String,
+    /// Its address.
+    pub node_ip: Ipv4Addr,
+    /// Port of the API server.
+    pub api_port: u16,
+    /// As in kubeadm's configuration.
+    pub kubernetes_version: String,
+    /// Network of the pods.
+    pub pod_cidr: Ipv4Net,
+    /// Network of the services.
+    pub service_cidr: Ipv4Net,
+    /// Needs that were ignored by name.
+    pub degraded: Vec<String>,
+    /// Ordinary pods do not run on this node.
+    pub tainted: bool,
+}
+
+/// Plans `kubeadm init`.
+///
+/// Shape: the plan is the same whatever holds already; each step is observed when it is applied, and a step that holds
+/// changes nothing. Preflight has no steps: its result is [`Outcome::unmet`].
+///
+/// # Errors
+/// [`kubeadm::Error`]: the user's flags and documents make no configuration of a rootless node.
+pub fn init(
+    config: &Config,
+    request: &request::Init,
+    docs: Docs,
+    facts: &Facts,
+) -> Result<Outcome, kubeadm::Error> {
+    let node_ip = node_ip(request, &docs.documents, facts);
+    let merged = kubeadm::merge(&Input {
+        request,
+        documents: docs.documents,
+        user_patches: docs.patches,
+        node: node_facts(facts, node_ip),
+    })?;
+    let unmet = judge(preflight::needs(config, facts, &merged), &merged);
+    let degraded: Vec<String> = preflight::DEGRADING
+        .into_iter()
+        .filter(|id| unmet.iter().any(|need| need.id == *id))
+        .map(str::to_owned)
+        .collect();
+    let node = spec::node(config, facts, &merged, degraded.clone());
+    let summary = Summary {
+        node_name: merged.node_name.clone(),
+        node_ip,
+        api_port: merged.api_port,
+        kubernetes_version: merged.kubernetes_version.clone(),
+        pod_cidr: merged.pod_cidr,
+        service_cidr: merged.service_cidr,
+        degraded,
+        tainted: merged.tainted,
+    };
+    let plan = steps::plan(config, facts, &merged, &node);
+    Ok(Outcome { plan, unmet, node, summary, provisional: facts.user.is_none() })
+}
+
+impl Outcome {
+    /// The needs that stop the run.
+    pub fn errors(&self) -> impl Iterator<Item = &Unmet> {
+        self.unmet.iter().filter(|need| need.level == Level::Error)
+    }
+
+    /// The phases that may be applied with what is known now: all of them, or phase Host alone while the plan is provisional.
+    pub fn phases(&self) -> impl Iterator<Item = &PhaseSteps> {
+        self.plan.phases.iter().filter(|steps| !self.provisional || steps.phase == Phase::Host)
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node_name, node_ip, api_port, kubernetes_version, pod_cidr, service_cidr, .. } = self;
+        writeln!(
+            out,
+            "node {node_name} at {node_ip}, Kubernetes {kubernetes_version}, API https://{node_ip}:{api_port}"
+        )?;
+        write!(out, "pods {pod_cidr}, services {service_cidr}, everything as {}", host::USER)?;
+        if self.tainted {
+            write!(out, ", tainted for the control plane")?;
+        }
+        if !self.degraded.is_empty() {
+            write!(out, ", degraded: {}", self.degraded.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// Ignored needs become warnings, as kubeadm's do, but for those without which there can be no node.
+fn judge(needs: Vec<Unmet>, merged: &Output) -> Vec<Unmet> {
+    needs
+        .into_iter()
+        .map(|need| {
+            let ignored =
+                merged.ignored.contains(&need.id) && !preflight::NEVER_IGNORED.contains(&need.id.as_str());
+            if ignored { Unmet { level: Level::Warning, ..need } } else { need }
+        })
+        .collect()
+}
+
+fn node_facts(facts: &Facts, node_ip: Ipv4Addr) -> NodeFacts {
+    let version = facts.versions.get("kubeadm").and_then(Option::as_deref);
+    NodeFacts {
+        node_ip,
+        hostname: facts.hostname.clone(),
+        // Without kubeadm the plan is for reading only: need FileExisting-kubeadm is never ignored.
+        kubernetes_version: version
+            .and_then(|text| Version::parse(text.trim_start_matches('v')).ok())
+            .unwrap_or_else(|| Version::new(1, 34, 0)),
+        patches_dir: host::PATCHES_DIR.into(),
+        cri_socket: host::CRI_SOCKET.into(),
+        degraded: !preflight::missing_controllers(facts).is_empty(),
+        ignored: crate::need::Ignored::default(),
+    }
+}
+
+/// The address that the user advertises if it is one of this host's, else the uplink's.
+///
+/// An address that is not the host's is refused by [`kubeadm::merge`], which compares it with this one.
+/// Without an uplink the unspecified address stands in: need DefaultRoute is never ignored.
+fn node_ip(request: &request::Init, documents: &[Value], facts: &Facts) -> Ipv4Addr {
+    let flag = request.config_flags.iter().rev().find(|(name, _)| name == "apiserver-advertise-address");
+    let field = || {
+        let document = documents.iter().find(|document| document["kind"] == "InitConfiguration")?;
+        document["localAPIEndpoint"]["advertiseAddress"].as_str()
+    };
+    flag.map(|(_, value)| value.as_str())
+        .or_else(field)
+        .and_then(|text| text.trim().parse::<Ipv4Addr>().ok())
+        .filter(|address| facts.addresses.iter().any(|route| route.network.addr() == *address))
+        .or_else(|| facts.uplink.as_ref().map(|uplink| uplink.address))
+        .unwrap_or(Ipv4Addr::UNSPECIFIED)
+}

@@ -1,0 +1,233 @@
+//! The steps of `kubeadm init`.
+
+use std::path::{Path, PathBuf};
+
+use crate::audit;
+use crate::cni;
+use crate::config::{Cni, Config};
+use crate::crio;
+use crate::facts::Facts;
+use crate::host;
+use crate::kubeadm::{self, Output};
+use crate::node::{self, ComponentName, NodeSpec};
+use crate::preflight;
+use crate::step::{Action, Owner, Phase, Plan, Step};
+use crate::subid;
+
+use super::spec;
+
+/// Mode that lets every user open the tap device, as udev sets it on most hosts.
+const TUN_MODE: u32 = 0o666;
+
+/// The whole plan, phase by phase.
+pub(super) fn plan(config: &Config, facts: &Facts, merged: &Output, node: &NodeSpec) -> Plan {
+    let mut plan = Plan::default();
+    plan.push(Phase::Host, host_steps(facts, merged, node));
+    plan.push(Phase::Configure, configure(config, facts, merged, node));
+    plan.push(Phase::Namespace, namespace(config, facts));
+    plan.push(Phase::Cluster, vec![cluster(config, facts, merged)]);
+    plan.push(Phase::Publish, publish(node));
+    plan.push(Phase::Enable, enable());
+    plan
+}
+
+/// What a reboot loses on the host: `u7s host-apply` applies it before every start of the unit.
+///
+/// Made from root's own data and facts only.
+#[must_use]
+pub fn volatile(facts: &Facts) -> Plan {
+    let mut plan = Plan::default();
+    plan.push(Phase::Host, volatile_steps(facts));
+    plan
+}
+
+fn host_steps(facts: &Facts, merged: &Output, node: &NodeSpec) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if facts.user.is_none() {
+        steps.extend(user_steps(node));
+    }
+    steps.extend(volatile_steps(facts));
+    steps.extend(target_steps(merged));
+    steps.push(Step::root(
+        Action::MakeDir { path: node.user.home.clone(), mode: 0o700, owner: Owner::Node, fit: false },
+        "the home of the node's user",
+    ));
+    // The child before the parent: afterwards the parent is the user's, and root stays out of it.
+    for (path, mode) in [("/etc/kubernetes/manifests", 0o700), (host::KUBERNETES_DIR, 0o755)] {
+        steps.push(Step::root(
+            Action::MakeDir { path: path.into(), mode, owner: Owner::Node, fit: true },
+            "kubeadm writes here as the node's user",
+        ));
+    }
+    steps
+}
+
+fn user_steps(node: &NodeSpec) -> [Step; 2] {
+    let (name, home) = (node.user.name.clone(), node.user.home.clone());
+    [
+        Step::root(Action::CreateUser { name: name.clone(), home }, "owns the node"),
+        Step::root(Action::AddSubids { user: name, count: subid::NEEDED }, "users inside images and pods"),
+    ]
+}
+
+fn volatile_steps(facts: &Facts) -> Vec<Step> {
+    let module =
+        |name: &str| Step::root(Action::LoadModule { name: name.into() }, "cannot be loaded from inside");
+    let mut steps: Vec<Step> = host::MODULES.into_iter().map(module).collect();
+    steps.extend(preflight::low_limits(facts).into_iter().map(|(key, value)| {
+        Step::root(
+            Action::SetSysctl { key: key.into(), value: value.to_string() },
+            "all of the node counts against one user",
+        )
+    }));
+    if facts.devices.get(Path::new(host::TUN)).copied().flatten().is_some_and(|mode| mode & 0o006 != 0o006) {
+        steps.push(Step::root(
+            Action::SetDeviceMode { path: host::TUN.into(), mode: TUN_MODE },
+            "the node makes its tap device",
+        ));
+    }
+    steps
+}
+
+fn target_steps(merged: &Output) -> Vec<Step> {
+    let mut targets: Vec<PathBuf> = host::TARGETS.into_iter().map(PathBuf::from).collect();
+    let etcd = spec::etcd_target(merged);
+    if !targets.contains(&etcd) {
+        targets.push(etcd);
+    }
+    targets
+        .into_iter()
+        .map(|path| {
+            Step::root(
+                Action::MakeDir { path, mode: 0o755, owner: Owner::Root, fit: false },
+                "the node needs it to exist",
+            )
+        })
+        .collect()
+}
+
+fn configure(config: &Config, facts: &Facts, merged: &Output, node: &NodeSpec) -> Vec<Step> {
+    let mut steps = root_files(config, facts, merged, node);
+    steps.extend(patch_steps(facts, merged));
+    if merged.audit {
+        steps.push(Step::user(
+            Action::MakeDir { path: kubeadm::AUDIT_DIR.into(), mode: 0o700, owner: Owner::Node, fit: true },
+            "the API server's audit policy and log",
+        ));
+        steps.push(Step::user(
+            write(audit::POLICY_PATH, 0o600, Owner::Node, audit::policy()),
+            "what the API server audits",
+        ));
+    }
+    steps.extend(cni_steps(config, merged, &host::tree(&node.user.home)));
+    steps
+}
+
+fn root_files(config: &Config, facts: &Facts, merged: &Output, node: &NodeSpec) -> Vec<Step> {
+    let directory = |path: &str, mode, owner| Action::MakeDir { path: path.into(), mode, owner, fit: true };
+    let mut spec = serde_json::to_string_pretty(node).unwrap_or_default();
+    spec.push('\n');
+    let crio = crio::render(&crio::Settings::of(config, facts, merged, !node.degraded.is_empty()));
+    vec![
+        Step::root(directory(host::CONFIG_DIR, 0o755, Owner::Root), "configuration of the node"),
+        Step::root(directory(host::CRIO_DROP_INS, 0o755, Owner::Root), "CRI-O drop-ins of the administrator"),
+        Step::root(directory(crio::POLICY_DIR, 0o755, Owner::Root), "image policies by namespace"),
+        Step::root(directory(host::PATCHES_DIR, 0o750, Owner::RootForNode), "kubeadm patches of this node"),
+        Step::root(write(crio::POLICY_PATH, 0o644, Owner::Root, crio::policy()), "which images may run"),
+        Step::root(write(crio::STORAGE_PATH, 0o644, Owner::Root, crio::storage()), "where images lie inside"),
+        Step::root(write(crio::PATH, 0o640, Owner::RootForNode, crio), "CRI-O's configuration"),
+        Step::root(write(node::PATH, 0o640, Owner::RootForNode, spec), "the supervisor's specification"),
+    ]
+}
+
+fn patch_steps(facts: &Facts, merged: &Output) -> Vec<Step> {
+    let path = |name: &str| Path::new(host::PATCHES_DIR).join(name);
+    let stale = facts.patches.iter().filter(|name| merged.patches.iter().all(|(wanted, _)| wanted != *name));
+    let remove =
+        stale.map(|name| Step::root(Action::RemoveFile { path: path(name) }, "a patch of an earlier run"));
+    let write = merged.patches.iter().map(|(name, text)| {
+        Step::root(
+            write(path(name), 0o640, Owner::RootForNode, text.clone()),
+            "settings of this node, not of the cluster",
+        )
+    });
+    remove.chain(write).collect()
+}
+
+fn cni_steps(config: &Config, merged: &Output, tree: &Path) -> Vec<Step> {
+    let directory = tree.join("cni-net.d");
+    let path = directory.join(cni::FILE);
+    match config.cni {
+        Cni::None => {
+            vec![Step::user(Action::RemoveFile { path }, "the administrator brings a cluster network")]
+        }
+        Cni::Bridge => vec![
+            Step::user(
+                Action::MakeDir { path: tree.to_owned(), mode: 0o700, owner: Owner::Node, fit: false },
+                "the node's own tree",
+            ),
+            Step::user(
+                Action::MakeDir { path: directory, mode: 0o755, owner: Owner::Node, fit: false },
+                "/etc/cni/net.d inside",
+            ),
+            Step::user(
+                write(path, 0o644, Owner::Node, cni::bridge(merged.pod_cidr)),
+                "network of the pods on a single node",
+            ),
+        ],
+    }
+}
+
+fn namespace(config: &Config, facts: &Facts) -> Vec<Step> {
+    let start = Action::StartUnit {
+        unit: host::UNIT.into(),
+        follows: [node::PATH, crio::PATH, crio::STORAGE_PATH, crio::POLICY_PATH].map(PathBuf::from).to_vec(),
+        // A little longer than TimeoutStartSec= of the unit, so that systemd tells why.
+        seconds: 200 * u64::from(config.timeout_factor),
+    };
+    let load = |source: &PathBuf| {
+        Step::inside(Action::LoadImages { source: source.clone() }, "no registry is needed for them")
+    };
+    let mut steps = vec![Step::root(start, "network, CRI-O and all that is to come run in it")];
+    steps.extend(facts.preload.iter().map(load));
+    steps
+}
+
+fn cluster(config: &Config, facts: &Facts, merged: &Output) -> Step {
+    let kubeadm = facts.programs.get("kubeadm").cloned().flatten().unwrap_or_else(|| host::KUBEADM.into());
+    let mut argv = vec![kubeadm.display().to_string(), "init".into(), "--config={config}".into()];
+    argv.extend(merged.pass_flags.iter().cloned());
+    Step::inside(
+        Action::Run {
+            argv,
+            config: Some(merged.config.clone()),
+            done_when: Some("/etc/kubernetes/kubelet.conf".into()),
+            seconds: 1800 * u64::from(config.timeout_factor),
+        },
+        "the unmodified kubeadm brings up the control plane",
+    )
+}
+
+fn publish(node: &NodeSpec) -> Vec<Step> {
+    let [root, user] = host::kubeconfigs(&node.user.home);
+    let action =
+        |path, owner| Action::PublishKubeconfig { source: "/etc/kubernetes/admin.conf".into(), path, owner };
+    vec![
+        Step::root(action(root, Owner::Root), "kubectl for root"),
+        Step::user(action(user, Owner::Node), "kubectl for the node's user"),
+    ]
+}
+
+fn enable() -> Vec<Step> {
+    vec![
+        Step::root(
+            Action::EnableComponent { component: ComponentName::Kubelet, enabled: true },
+            "starts with the node",
+        ),
+        Step::root(Action::EnableUnit { unit: host::UNIT.into() }, "starts with the host"),
+    ]
+}
+
+fn write(path: impl Into<PathBuf>, mode: u32, owner: Owner, text: String) -> Action {
+    Action::WriteFile { path: path.into(), mode, owner, text }
+}

@@ -1,0 +1,435 @@
+//! Facts against needs: every unmet one at once, with kubeadm's ids where it has one, each with a remedy to paste.
+//!
+//! CPUs, memory, swap, kernel configuration and files in /etc/kubernetes are left to kubeadm's own preflight, which runs inside.
+
+use std::net::Ipv4Addr;
+use std::path::{Component, Path};
+
+use crate::cni;
+use crate::config::{Cni, Config};
+use crate::facts::{Facts, Listener};
+use crate::host;
+use crate::kubeadm::Output;
+use crate::need::{Level, Unmet};
+
+mod ids;
+mod network;
+
+/// cgroup controllers that `Delegate=` of u7s.service names.
+pub const DELEGATED: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+
+/// Those without which limits of pods are lost.
+const NEEDED_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Needs that can be ignored by name at a price: the node runs degraded, with the OCI adapter.
+pub const DEGRADING: [&str; 2] = ["CgroupControllers", "OomScore"];
+
+/// Needs without which there is no node: `--ignore-preflight-errors` does not help.
+pub const NEVER_IGNORED: [&str; 17] = [
+    "IsPrivilegedUser",
+    "Unit",
+    "CgroupVersion",
+    "DefaultRoute",
+    "Subids",
+    "SubidOverlap",
+    "Tun",
+    "UserNamespaces",
+    "CertDir",
+    "EtcdDataDir",
+    "LowPort",
+    "FileExisting-kubeadm",
+    "FileExisting-kubelet",
+    "FileExisting-crio",
+    "FileExisting-conmon",
+    "FileExisting-crun",
+    "FileExisting-slirp4netns",
+];
+
+/// The oldest kernel that is supported: overlay in user namespaces (5.11), then the long-term one.
+const KERNEL: (u32, u32) = (5, 15);
+
+/// The oldest systemd: `Delegate=` with cpuset.
+const SYSTEMD: u32 = 244;
+
+/// All unmet needs of `kubeadm init` on this host, as errors or warnings; ignoring is the caller's.
+///
+/// Shape: in a fixed order, from the caller's rights over the host to the network.
+#[must_use]
+pub fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unmet> {
+    let mut unmet = privileges(facts);
+    unmet.extend(unit(facts));
+    unmet.extend(rootful(facts));
+    unmet.extend(kernel(facts));
+    unmet.extend(systemd(facts));
+    unmet.extend(cgroups(facts));
+    unmet.extend(oom_score(facts));
+    unmet.extend(user_namespaces(facts));
+    unmet.extend(tun(facts));
+    unmet.extend(programs(config, facts));
+    unmet.extend(ids::subids(facts));
+    unmet.extend(home(facts));
+    unmet.extend(hostname(&merged.node_name));
+    unmet.extend(directories(facts, merged));
+    unmet.extend(network::needs(config, facts, merged));
+    unmet.extend(ports(facts, merged));
+    unmet
+}
+
+/// Unmet needs of `kubeadm reset`: only rights.
+#[must_use]
+pub fn reset_needs(facts: &Facts) -> Vec<Unmet> {
+    privileges(facts)
+}
+
+/// Those of [`DELEGATED`]'s needed controllers that the host lacks.
+#[must_use]
+pub fn missing_controllers(facts: &Facts) -> Vec<&'static str> {
+    NEEDED_CONTROLLERS
+        .into_iter()
+        .filter(|name| !facts.cgroup.controllers.iter().any(|there| there == name))
+        .collect()
+}
+
+/// Host limits that are lower than a node needs, and the value that each gets.
+///
+/// A key that does not exist is left alone.
+#[must_use]
+pub fn low_limits(facts: &Facts) -> Vec<(&'static str, u64)> {
+    let low = |key: &str, least: u64| {
+        let value = facts.sysctls.get(key).and_then(Option::as_deref);
+        value.and_then(|text| text.trim().parse::<u64>().ok()).is_some_and(|value| value < least)
+    };
+    host::LIMITS.into_iter().filter(|(key, least)| low(key, *least)).collect()
+}
+
+fn error(id: &str, message: String, remedy: impl Into<String>) -> Unmet {
+    Unmet { id: id.into(), message, remedy: remedy.into(), level: Level::Error }
+}
+
+/// How this distribution installs a package.
+fn install(facts: &Facts, package: &str) -> String {
+    let is = |name: &str| facts.os.iter().any(|id| id == name);
+    if is("fedora") || is("rhel") {
+        format!("dnf install {package}")
+    } else {
+        // ALT's command has the same name as Debian's.
+        format!("apt-get install {package}")
+    }
+}
+
+fn privileges(facts: &Facts) -> Vec<Unmet> {
+    let need = || error("IsPrivilegedUser", "user is not running as root".into(), "sudo kubeadm init");
+    (facts.euid != 0).then(need).into_iter().collect()
+}
+
+fn unit(facts: &Facts) -> Option<Unmet> {
+    let unit = &facts.unit;
+    if unit.load != "loaded" {
+        return Some(error(
+            "Unit",
+            format!("{} is not installed (systemd says {:?})", host::UNIT, unit.load),
+            "install u7s, then: systemctl daemon-reload",
+        ));
+    }
+    let looping = unit.active == "activating" && unit.sub == "auto-restart";
+    (unit.active == "failed" || looping).then(|| {
+        error(
+            "UnitFailed",
+            format!("{} has failed before (result {:?})", host::UNIT, unit.result),
+            "journalctl -u u7s.service -n 50; when the cause is gone: systemctl stop u7s.service; systemctl reset-failed u7s.service",
+        )
+    })
+}
+
+fn rootful(facts: &Facts) -> Option<Unmet> {
+    (!facts.rootful.is_empty()).then(|| {
+        error(
+            "RootfulRuntime",
+            format!("{} of the host is running as root", facts.rootful.join(" and ")),
+            format!("systemctl disable --now {}", facts.rootful.join(" ")),
+        )
+    })
+}
+
+fn kernel(facts: &Facts) -> Option<Unmet> {
+    let mut numbers = facts.kernel.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (version < KERNEL).then(|| {
+        error(
+            "KernelVersion",
+            format!("the kernel is {:?}, {}.{} or newer is needed", facts.kernel, KERNEL.0, KERNEL.1),
+            "install a newer kernel and reboot",
+        )
+    })
+}
+
+fn systemd(facts: &Facts) -> Option<Unmet> {
+    let remedy = "systemctl --version";
+    match facts.systemd {
+        0 => Some(error("Systemd", "systemd does not answer".into(), "systemctl is-system-running")),
+        version if version < SYSTEMD => {
+            Some(error("Systemd", format!("systemd is {version}, {SYSTEMD} or newer is needed"), remedy))
+        }
+        _ => None,
+    }
+}
+
+fn cgroups(facts: &Facts) -> Option<Unmet> {
+    if !facts.cgroup.unified {
+        return Some(error(
+            "CgroupVersion",
+            "/sys/fs/cgroup is not cgroup v2".into(),
+            "add systemd.unified_cgroup_hierarchy=1 to the kernel's command line and reboot",
+        ));
+    }
+    let missing = missing_controllers(facts);
+    (!missing.is_empty()).then(|| {
+        error(
+            "CgroupControllers",
+            format!("cgroup v2 has no controller {}: limits of pods would be lost", missing.join(", ")),
+            "boot with cgroup_no_v1=all; or, without limits: kubeadm init --ignore-preflight-errors=CgroupControllers",
+        )
+    })
+}
+
+fn oom_score(facts: &Facts) -> Option<Unmet> {
+    (!facts.oom_floor).then(|| {
+        error(
+            "OomScore",
+            "systemd may not lower oom scores here (CAP_SYS_RESOURCE is missing)".into(),
+            "give the container that systemd runs in CAP_SYS_RESOURCE; or, with the kernel's own choice of victims: kubeadm init --ignore-preflight-errors=OomScore",
+        )
+    })
+}
+
+/// Switches of distributions against user namespaces: key, the value that forbids them, the value that allows them.
+///
+/// Source: kernel.unprivileged_userns_clone is Debian's, kernel.userns_restrict ALT's, the AppArmor one Ubuntu's.
+const SWITCHES: [(&str, &str, &str); 4] = [
+    ("user/max_user_namespaces", "0", "65536"),
+    ("kernel/unprivileged_userns_clone", "0", "1"),
+    ("kernel/userns_restrict", "1", "0"),
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
+];
+
+fn user_namespaces(facts: &Facts) -> Vec<Unmet> {
+    let bad = |(key, forbids, _): &(&str, &str, &str)| {
+        facts.sysctls.get(*key).and_then(Option::as_deref).is_some_and(|value| value.trim() == *forbids)
+    };
+    SWITCHES
+        .into_iter()
+        .filter(bad)
+        .map(|(key, forbids, allows)| {
+            let key = key.replace('/', ".");
+            error(
+                "UserNamespaces",
+                format!("user namespaces are forbidden: {key} is {forbids}"),
+                format!("echo '{key} = {allows}' >/etc/sysctl.d/90-u7s.conf && sysctl -p /etc/sysctl.d/90-u7s.conf"),
+            )
+        })
+        .collect()
+}
+
+fn tun(facts: &Facts) -> Option<Unmet> {
+    let there = facts.devices.get(Path::new(host::TUN)).is_some_and(Option::is_some);
+    (!there).then(|| {
+        error(
+            "Tun",
+            format!("{} is missing: the node's network cannot be made", host::TUN),
+            "modprobe tun; in a container, pass the device in",
+        )
+    })
+}
+
+/// Programs and the packages that carry them, where the name differs.
+const PACKAGES: [(&str, &str); 6] = [
+    ("kubeadm", "kubeadm"),
+    ("kubelet", "kubelet"),
+    ("crio", "cri-o"),
+    ("conmon", "conmon"),
+    ("crun", "crun"),
+    ("slirp4netns", "slirp4netns"),
+];
+
+fn programs(config: &Config, facts: &Facts) -> Vec<Unmet> {
+    let missing = |name: &str| !facts.programs.get(name).is_some_and(Option::is_some);
+    let need = |name: &str, package: &str| {
+        error(
+            &format!("FileExisting-{name}"),
+            format!("{name} not found in system path"),
+            install(facts, package),
+        )
+    };
+    let mut unmet: Vec<Unmet> = PACKAGES
+        .into_iter()
+        .filter(|(name, _)| missing(name))
+        .map(|(name, package)| need(name, &package_of(facts, package)))
+        .collect();
+    if !facts.preload.is_empty() && missing("skopeo") {
+        unmet.push(need("skopeo", "skopeo"));
+    }
+    unmet.extend(plugins(config, facts));
+    unmet
+}
+
+/// ALT's packages of Kubernetes carry its minor version in their names.
+fn package_of(facts: &Facts, package: &str) -> String {
+    if !facts.os.iter().any(|id| id == "altlinux") {
+        return package.into();
+    }
+    let version = facts.versions.values().flatten().next();
+    let minor = version.and_then(|text| text.trim_start_matches('v').split('.').nth(1)).unwrap_or("NN");
+    match package {
+        "kubeadm" | "kubelet" => format!("kubernetes1.{minor}-{package}"),
+        "cri-o" => format!("cri-o1.{minor}"),
+        _ => package.into(),
+    }
+}
+
+fn plugins(config: &Config, facts: &Facts) -> Vec<Unmet> {
+    if config.cni == Cni::None {
+        return Vec::new();
+    }
+    let missing = |name: &&str| !facts.cni_plugins.values().flatten().any(|plugin| plugin == name);
+    let package =
+        if facts.os.iter().any(|id| id == "debian") { "containernetworking-plugins" } else { "cni-plugins" };
+    cni::PLUGINS
+        .into_iter()
+        .filter(missing)
+        .map(|name| {
+            error(
+                &format!("FileExisting-cni-{name}"),
+                format!("the CNI plugin {name} is in none of {}", host::CNI_DIRS.join(", ")),
+                install(facts, package),
+            )
+        })
+        .collect()
+}
+
+/// File systems that cannot carry the upper layer of an overlay, or not from a user namespace.
+const BAD_STORES: [&str; 8] = ["nfs", "nfs4", "cifs", "smb3", "overlay", "vfat", "9p", "virtiofs"];
+
+fn home(facts: &Facts) -> Vec<Unmet> {
+    let mut unmet = Vec::new();
+    let Some(user) = &facts.user else { return unmet };
+    let home = user.home.display();
+    match user.home_owner {
+        Some((owner, _)) if owner != user.uid => unmet.push(error(
+            "Home",
+            format!("{home} belongs to uid {owner}, not to {} (uid {})", host::USER, user.uid),
+            format!("ls -ldn {home}; if what it holds may go: kubeadm reset"),
+        )),
+        Some((_, mode)) if mode & 0o077 != 0 => unmet.push(error(
+            "Home",
+            format!(
+                "{home} has the mode {:04o}: other users could reach setuid programs of images",
+                mode & 0o7777
+            ),
+            format!("chmod 0700 {home}"),
+        )),
+        _ => {}
+    }
+    if let Some(kind) = facts.home_fs.as_deref().filter(|kind| BAD_STORES.contains(kind)) {
+        unmet.push(error(
+            "Overlay",
+            format!("{home} lies on {kind}, which cannot carry the images' overlay"),
+            format!("mount a local file system (ext4, xfs, btrfs) on {home}"),
+        ));
+    }
+    unmet
+}
+
+/// A node's name is a DNS name; the host name inside is the same, and may have 63 bytes at most.
+fn hostname(name: &str) -> Option<Unmet> {
+    let good = |label: &str| {
+        let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = label.as_bytes();
+        let lower = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
+        edge(bytes.first()) && edge(bytes.last()) && bytes.iter().all(lower)
+    };
+    let why = if name.len() > 63 {
+        "it is longer than 63 characters"
+    } else if name == "localhost" || name.starts_with("localhost.") {
+        "it means every host"
+    } else if !name.split('.').all(good) {
+        "a DNS name of small letters, digits, '-' and '.' is needed"
+    } else {
+        return None;
+    };
+    Some(error(
+        "Hostname",
+        format!("{name:?} cannot be the node's name: {why}"),
+        "hostnamectl set-hostname NAME, or kubeadm init --node-name=NAME",
+    ))
+}
+
+/// Directories that the user chose must be the node's to write, and must not cover what the host needs.
+fn directories(facts: &Facts, merged: &Output) -> Vec<Unmet> {
+    let home = facts.user.as_ref().map_or_else(|| host::HOME.into(), |user| user.home.clone());
+    let mut unmet = Vec::new();
+    let certs = &merged.cert_dir;
+    if !plain(certs) || !(certs.starts_with(host::KUBERNETES_DIR) || certs.starts_with(&home)) {
+        unmet.push(error(
+            "CertDir",
+            format!("{} cannot be written by {}", certs.display(), host::USER),
+            format!("choose a certificate directory below {}", host::KUBERNETES_DIR),
+        ));
+    }
+    if let Some(data) = merged.etcd_data_dir.as_ref().filter(|path| !coverable(path)) {
+        unmet.push(error(
+            "EtcdDataDir",
+            format!("{} cannot be covered by the node's own directory", data.display()),
+            "choose an etcd data directory of its own below /var/lib, /srv, /opt or /mnt",
+        ));
+    }
+    unmet
+}
+
+/// Absolute, without `..`.
+fn plain(path: &Path) -> bool {
+    path.is_absolute() && path.components().all(|part| !matches!(part, Component::ParentDir))
+}
+
+/// Whether a bind may cover this directory: its own, where data lie, not around another target.
+fn coverable(path: &Path) -> bool {
+    let roots = ["/var/lib", "/srv", "/opt", "/mnt", "/data"].map(Path::new);
+    let inside = |root: &Path| path.starts_with(root) && path != root;
+    let target = |target: &&str| Path::new(target).starts_with(path) || path.starts_with(target);
+    plain(path)
+        && roots.into_iter().any(inside)
+        && !host::TARGETS.iter().filter(|path| **path != "/var/lib/etcd").any(|path| target(&path))
+        && !Path::new(host::STATE_DIR).starts_with(path)
+        && !Path::new(host::HOME).starts_with(path)
+}
+
+fn ports(facts: &Facts, merged: &Output) -> Vec<Unmet> {
+    let mut unmet = Vec::new();
+    let lowest = facts.sysctls.get("net/ipv4/ip_unprivileged_port_start").and_then(Option::as_deref);
+    let lowest: u16 = lowest.and_then(|text| text.trim().parse().ok()).unwrap_or(1024);
+    let port = merged.api_port;
+    if port < lowest {
+        unmet.push(error(
+            "LowPort",
+            format!("port {port} of the API server is below {lowest}, {} may not bind it", host::USER),
+            format!("kubeadm init --apiserver-bind-port=6443; or: sysctl -w net.ipv4.ip_unprivileged_port_start={port}"),
+        ));
+    }
+    for port in [port, host::KUBELET_PORT] {
+        unmet.extend(taken(facts, merged.api_address, port));
+    }
+    unmet
+}
+
+fn taken(facts: &Facts, address: Ipv4Addr, port: u16) -> Option<Unmet> {
+    let clash = |listener: &&Listener| {
+        let same = listener.address == address || listener.address.is_unspecified();
+        listener.port == port && same && !listener.ours
+    };
+    let listener = facts.listeners.iter().find(clash)?;
+    let owner = listener.owner.as_ref().map(|(pid, name)| format!(" by {} (pid {pid})", name.escape_debug()));
+    Some(error(
+        &format!("Port-{port}"),
+        format!("Port {port} is in use{}", owner.unwrap_or_default()),
+        format!("stop what listens there: ss -ltnp 'sport = :{port}'"),
+    ))
+}

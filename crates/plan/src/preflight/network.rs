@@ -1,0 +1,123 @@
+//! The networks of the node, against the host's and against each other.
+
+use ipnet::Ipv4Net;
+
+use crate::config::Config;
+use crate::facts::Facts;
+use crate::kubeadm::Output;
+use crate::need::Unmet;
+
+use super::error;
+
+/// One of our networks.
+struct Claim {
+    id: &'static str,
+    name: &'static str,
+    network: Ipv4Net,
+    /// The start of the remedy; a free network follows.
+    remedy: &'static str,
+    /// After it.
+    end: &'static str,
+    /// Where to look for a free network of the same size.
+    candidates: &'static [[u8; 4]],
+}
+
+/// Private networks to propose: distributions, clouds and container engines use others by default.
+const PODS: [[u8; 4]; 4] = [[10, 244, 0, 0], [10, 112, 0, 0], [172, 24, 0, 0], [192, 168, 0, 0]];
+const SERVICES: [[u8; 4]; 4] = [[10, 96, 0, 0], [10, 128, 0, 0], [172, 16, 0, 0], [192, 168, 0, 0]];
+const RANGES: [[u8; 4]; 4] = [[10, 41, 0, 0], [10, 42, 0, 0], [172, 31, 41, 0], [192, 168, 41, 0]];
+
+/// No way out, and overlaps; both networks are named.
+pub(super) fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unmet> {
+    let mut unmet = Vec::new();
+    if facts.uplink.is_none() {
+        unmet.push(error(
+            "DefaultRoute",
+            "the host has no default IPv4 route, so the node has no address".into(),
+            "ip route add default via GATEWAY dev INTERFACE",
+        ));
+    }
+    let claims = claims(config, merged);
+    let hosts = hosts(facts);
+    for (index, claim) in claims.iter().enumerate() {
+        let others = claims.iter().skip(index + 1).map(|other| (other.network, other.name.to_owned()));
+        let all: Vec<(Ipv4Net, String)> = hosts.iter().cloned().chain(others).collect();
+        for (network, name) in all.iter().filter(|(network, _)| overlap(*network, claim.network)) {
+            unmet.push(error(
+                claim.id,
+                format!("{} {} overlaps {network}, {name}", claim.name, claim.network),
+                remedy(claim, &hosts, &claims),
+            ));
+        }
+    }
+    unmet
+}
+
+fn claims(config: &Config, merged: &Output) -> [Claim; 3] {
+    [
+        Claim {
+            id: "PodCIDR",
+            name: "the pod network",
+            network: merged.pod_cidr,
+            remedy: "kubeadm init --pod-network-cidr=",
+            end: "",
+            candidates: &PODS,
+        },
+        Claim {
+            id: "ServiceCIDR",
+            name: "the service network",
+            network: merged.service_cidr,
+            remedy: "kubeadm init --service-cidr=",
+            end: "",
+            candidates: &SERVICES,
+        },
+        Claim {
+            id: "RangeOverlap",
+            name: "the node's own range",
+            network: config.network.range,
+            remedy: "in /etc/u7s/config.toml, section [network]: range = \"",
+            end: "\"",
+            candidates: &RANGES,
+        },
+    ]
+}
+
+/// Networks of the host: routes, then addresses whose network no route names; each once.
+fn hosts(facts: &Facts) -> Vec<(Ipv4Net, String)> {
+    let mut hosts: Vec<(Ipv4Net, String)> = Vec::new();
+    let routes = facts.routes.iter().map(|route| ("a route of the host to", route));
+    let addresses = facts.addresses.iter().map(|route| ("the host's address on", route));
+    for (what, route) in routes.chain(addresses) {
+        let network = route.network.trunc();
+        if network.prefix_len() > 0 && !hosts.iter().any(|(known, _)| *known == network) {
+            hosts.push((network, format!("{what} {}", route.interface.escape_debug())));
+        }
+    }
+    hosts
+}
+
+fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
+    one.contains(&other.network()) || other.contains(&one.network())
+}
+
+/// The first candidate of the claim's size that is free everywhere, or the place to write one.
+fn remedy(claim: &Claim, hosts: &[(Ipv4Net, String)], claims: &[Claim]) -> String {
+    let free = |network: &Ipv4Net| {
+        hosts.iter().all(|(host, _)| !overlap(*host, *network))
+            && claims
+                .iter()
+                .filter(|other| other.id != claim.id)
+                .all(|other| !overlap(other.network, *network))
+    };
+    let prefix = claim.network.prefix_len();
+    let found = claim
+        .candidates
+        .iter()
+        .filter_map(|start| Ipv4Net::new((*start).into(), prefix).ok())
+        .filter(|network| network.network() == network.addr())
+        .find(free);
+    match found {
+        Some(network) => format!("{}{network}{}", claim.remedy, claim.end),
+        None => format!("{}A.B.C.D/{prefix}{}", claim.remedy, claim.end),
+    }
+}
