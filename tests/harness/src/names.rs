@@ -81,6 +81,13 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// `Ok` when there is no such process, or only its exit status; else its state.
+pub(crate) fn is_gone(pid: u32) -> Result<(), String> {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return Ok(()) };
+    let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    if rest.starts_with(['Z', 'X']) { Ok(()) } else { Err(format!("state {rest:.1}")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

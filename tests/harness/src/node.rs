@@ -266,12 +266,13 @@ impl Node {
     /// A process did not die within 30 s.
     pub fn power_cut(&mut self) -> Result<(), Error> {
         self.cgroup.destroy()?;
-        self.pid1 = None;
         if let Some(mut launcher) = self.launcher.take() {
             let _ = launcher.kill();
             let _ = launcher.wait();
         }
-        Ok(())
+        // The launcher's own death leaves its child to this machine's pid 1.
+        let Some(pid1) = self.pid1.take().and_then(|pid| u32::try_from(pid).ok()) else { return Ok(()) };
+        until(Duration::from_secs(10), "pid 1 of the node to be reaped", || names::is_gone(pid1))
     }
 
     /// A command in the node, as root, in a cgroup of its own; see [`Invocation`] for users, input and deadlines.

@@ -14,7 +14,7 @@ use crate::{Error, debian};
 
 const PAUSE: &str = include_str!("../recipes/pause.c");
 /// Raise it when the content of an image changes in this file.
-const REVISION: &str = "images 1";
+const REVISION: &str = "images 2";
 /// Programs for tests, without anything of Kubernetes.
 const TOOLS: &str = "test.local/tools:1";
 
@@ -112,8 +112,8 @@ impl Contents<'_> {
     }
 
     fn network(&self) -> Result<Files, Error> {
-        let mut files = self.programs(NETWORK_PROGRAMS)?;
-        files.extend(self.shell()?);
+        let mut files = self.shell()?;
+        files.extend(self.programs(NETWORK_PROGRAMS)?);
         for name in XTABLES_NAMES {
             files.insert(format!("usr/sbin/{name}"), Entry::Link("xtables-nft-multi".into()));
         }

@@ -103,6 +103,7 @@ impl<'a> Store<'a> {
     }
 
     /// Keeps the two newest results of a recipe: another branch of the project may use the older one.
+    /// Halves that a killed run left go at once; the caller holds the recipe's lock.
     ///
     /// Tolerant, because a full cache is a smaller evil than a failed test run.
     fn drop_old(&self, name: &str, newest: &Path) {
@@ -110,8 +111,11 @@ impl<'a> Store<'a> {
         let is_ours = |path: &PathBuf| path != newest && path.is_dir() && recipe_of(path) == Some(name);
         let age = |path: &PathBuf| fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
         let mut old: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_ours).collect();
-        old.sort_by_key(age);
-        old.pop();
+        let is_half = |path: &PathBuf| path.extension().is_some();
+        old.sort_by_key(|path| (is_half(path), age(path)));
+        if let Some(keep) = old.iter().rposition(|path| !is_half(path)) {
+            old.remove(keep);
+        }
         for path in old {
             let _ = fs::remove_dir_all(path);
         }
@@ -162,6 +166,18 @@ mod tests {
         assert!(store(root.path()).entry("thing", &[], failing).is_err());
         let left: Vec<_> = fs::read_dir(root.path()).unwrap().flatten().filter(|e| e.path().is_dir()).collect();
         assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn a_half_of_a_killed_run_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let store = store(root.path());
+        store.entry("thing", &[b"a"], |_| Ok(())).unwrap();
+        fs::create_dir(root.path().join("thing-0123.part")).unwrap();
+        store.entry("thing", &[b"b"], |_| Ok(())).unwrap();
+        let dirs: Vec<_> = fs::read_dir(root.path()).unwrap().flatten().filter(|e| e.path().is_dir()).collect();
+        assert_eq!(dirs.len(), 2, "{dirs:?}");
+        assert!(!root.path().join("thing-0123.part").exists());
     }
 
     #[test]

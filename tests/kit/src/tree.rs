@@ -27,7 +27,8 @@ const PACKAGES: &[&str] = &[
 const MASKED: &[&str] = &[
     "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer",
     "systemd-tmpfiles-clean.timer", "console-getty.service", "getty@tty1.service", "getty-static.service",
-    "systemd-pstore.service", "systemd-firstboot.service",
+    "systemd-pstore.service", "systemd-firstboot.service", "netavark-dhcp-proxy.service", "netavark-dhcp-proxy.socket",
+    "netavark-firewalld-reload.service",
 ];
 
 /// What only costs time when a tree is copied.
