@@ -14,8 +14,6 @@ pub mod memfd;
 pub mod mount;
 pub mod netlink;
 pub mod pidfd;
-pub mod socket;
-pub mod splice;
 pub mod tap;
 pub mod tty;
 pub mod userns;

@@ -1,0 +1,334 @@
+//! The host half: accepts connections and hands them to the inner half, within its credit.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use u7s_plan::control::Connections;
+use u7s_plan::node::Forward;
+use u7s_sys::channel;
+
+use super::Listeners;
+use super::local::HostAddresses;
+use super::message::{Opening, Report};
+use crate::Error;
+
+/// Accepts on all listeners and passes each connection to the attached inner half.
+///
+/// Without an inner half, or without its credit, nothing is accepted: clients wait in the kernel's queue.
+/// It holds at most one accepted connection, which outlives the death of an inner half.
+#[derive(Debug)]
+pub struct Acceptor {
+    listeners: Vec<(Forward, AsyncFd<TcpListener>)>,
+    links: watch::Sender<Option<Arc<Link>>>,
+    account: Mutex<Account>,
+}
+
+impl Acceptor {
+    /// Takes bound listeners; must be called inside the runtime that will [`run`](Self::run) it.
+    ///
+    /// # Errors
+    /// [`Error::Watch`]: epoll refused a listener (`fs.epoll.max_user_watches`).
+    pub fn new(listeners: Listeners) -> Result<Self, Error> {
+        let watched = |(forward, socket)| {
+            let socket = watch(socket).map_err(|source| Error::Watch { what: "a listener", source })?;
+            Ok((forward, socket))
+        };
+        let listeners = listeners.0.into_iter().map(watched).collect::<Result<_, Error>>()?;
+        Ok(Self { listeners, links: watch::Sender::new(None), account: Mutex::default() })
+    }
+
+    /// The forwards that are open, in their order.
+    pub fn forwards(&self) -> impl Iterator<Item = &Forward> {
+        self.listeners.iter().map(|(forward, _)| forward)
+    }
+
+    /// Goes on with a new inner half, which holds the other end of `channel` (`u7s_sys::channel::pair`).
+    ///
+    /// Connections of a former inner half are forgotten; they live on only as long as that process does.
+    ///
+    /// # Errors
+    /// [`Error::Watch`]: epoll refused the channel.
+    pub fn attach(&self, channel: OwnedFd) -> Result<(), Error> {
+        let socket = watch(channel).map_err(watching)?;
+        *self.account() = Account::default();
+        self.links.send_replace(Some(Arc::new(Link { socket })));
+        Ok(())
+    }
+
+    /// Connections that are open now, and the limit that the inner half announced (0 while there is none).
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        let account = self.account();
+        Connections { open: account.open.into(), limit: account.capacity.into() }
+    }
+
+    /// Serves for ever. Dropping the future loses at most the connection that waits for an inner half.
+    pub async fn run(&self) -> Infallible {
+        let mut links = self.links.subscribe();
+        let mut desk = Desk::default();
+        loop {
+            let link = links.borrow_and_update().clone();
+            if let Some(link) = link {
+                tokio::select! {
+                    biased;
+                    _ = links.changed() => continue,
+                    ended = self.serve(&link, &mut desk) => self.mourn(&ended),
+                }
+            }
+            // `changed` fails only without a sender, and the sender is `self`.
+            let _ = links.changed().await;
+        }
+    }
+
+    /// Serves one inner half until it is gone.
+    async fn serve(&self, link: &Link, desk: &mut Desk) -> Error {
+        loop {
+            let may_accept = desk.pending.is_none() && desk.paused_until.is_none() && self.has_credit();
+            let failed = tokio::select! {
+                biased;
+                report = link.receive() => report.map(|report| self.book(report)),
+                sent = link.send(desk.pending.as_ref()), if desk.pending.is_some() => {
+                    sent.map(|()| { desk.pending = None; self.spend(); })
+                }
+                () = sleep_until(desk.paused_until), if desk.paused_until.is_some() => {
+                    desk.paused_until = None;
+                    Ok(())
+                }
+                accepted = self.accept(&mut desk.first), if may_accept => { desk.take(accepted); Ok(()) }
+            };
+            if let Err(error) = failed {
+                return error;
+            }
+        }
+    }
+
+    /// The next connection of any listener; the one after the last that had one is asked first.
+    async fn accept(&self, first: &mut usize) -> Accepted {
+        poll_fn(|context| {
+            let count = self.listeners.len();
+            for index in (0..count).map(|offset| (*first + offset) % count) {
+                if let Poll::Ready(accepted) = poll_accept(&self.listeners[index], context) {
+                    *first = (index + 1) % count;
+                    return Poll::Ready(accepted);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn has_credit(&self) -> bool {
+        let account = self.account();
+        account.open < account.capacity
+    }
+
+    fn spend(&self) {
+        let mut account = self.account();
+        account.open += 1;
+        if account.open >= account.capacity && !account.said_full {
+            account.said_full = true;
+            tracing::warn!(limit = account.capacity, "the port forwarder is full, new connections wait");
+        }
+    }
+
+    fn book(&self, report: Report) {
+        let mut account = self.account();
+        match report {
+            Report::Capacity(capacity) => {
+                account.capacity = capacity;
+                tracing::info!(limit = capacity, "port forwarder is ready, connections at most");
+            }
+            Report::Ended(count) => account.open = account.open.saturating_sub(count),
+        }
+        // A tenth must be free before it is said: at the limit connections come and go all the time.
+        if account.said_full
+            && account.capacity.saturating_sub(account.open) >= (account.capacity / 10).max(1)
+        {
+            account.said_full = false;
+            tracing::info!(open = account.open, "the port forwarder accepts connections again");
+        }
+    }
+
+    fn mourn(&self, error: &Error) {
+        let lost = std::mem::take(&mut *self.account()).open;
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            lost,
+            "the inner half of the port forwarder is gone"
+        );
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Credit of the attached inner half.
+#[derive(Debug, Default)]
+struct Account {
+    capacity: u32,
+    open: u32,
+    said_full: bool,
+}
+
+/// What survives a change of the inner half.
+#[derive(Debug, Default)]
+struct Desk {
+    /// Accepted and not yet handed over.
+    pending: Option<(TcpStream, Opening)>,
+    /// Set while accepting pauses for lack of descriptors or memory.
+    paused_until: Option<Instant>,
+    /// How long the last pause was; zero when the last accept succeeded.
+    pause: Duration,
+    /// The listener that is asked first.
+    first: usize,
+    host: HostAddresses,
+}
+
+/// What came of an accept: the port and the connection with its peer.
+type Accepted = (u16, io::Result<(TcpStream, SocketAddr)>);
+
+impl Desk {
+    fn take(&mut self, (port, accepted): Accepted) {
+        match accepted {
+            Ok((client, SocketAddr::V4(peer))) => {
+                if std::mem::take(&mut self.pause) > Duration::ZERO {
+                    tracing::info!("connections are accepted again");
+                }
+                let from_host = match client.local_addr().map(|address| address.ip()) {
+                    Ok(IpAddr::V4(local)) => self.host.contain(*peer.ip(), local),
+                    _ => false,
+                };
+                self.pending = Some((client, Opening { port, peer, from_host }));
+            }
+            // An IPv4 listener has no other peers.
+            Ok((_, SocketAddr::V6(_))) => {}
+            Err(error) if concerns_one_client(&error) => {
+                tracing::debug!(
+                    port,
+                    error = &error as &dyn std::error::Error,
+                    "a client went before it was accepted"
+                );
+            }
+            Err(error) => self.pause(port, &error),
+        }
+    }
+
+    /// No descriptor or memory is left, here or in the whole system: waiting is all that helps.
+    fn pause(&mut self, port: u16, error: &io::Error) {
+        const FIRST: Duration = Duration::from_millis(50);
+        const LONGEST: Duration = Duration::from_secs(2);
+        if self.pause.is_zero() {
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(port, error, "accepting connections pauses, new ones wait");
+        }
+        self.pause = (self.pause * 2).clamp(FIRST, LONGEST);
+        self.paused_until = Some(Instant::now() + self.pause);
+    }
+}
+
+/// Errors of accept(2) that are over with this client; the rest would come again at once.
+///
+/// Source: accept(2), "Error handling".
+fn concerns_one_client(error: &io::Error) -> bool {
+    let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+    matches!(
+        errno,
+        Errno::ECONNABORTED
+            | Errno::EINTR
+            | Errno::EPERM
+            | Errno::EPROTO
+            | Errno::ENETDOWN
+            | Errno::ENOPROTOOPT
+            | Errno::EHOSTDOWN
+            | Errno::ENONET
+            | Errno::EHOSTUNREACH
+            | Errno::EOPNOTSUPP
+            | Errno::ENETUNREACH
+    )
+}
+
+fn poll_accept(listener: &(Forward, AsyncFd<TcpListener>), context: &mut Context<'_>) -> Poll<Accepted> {
+    let (forward, socket) = listener;
+    loop {
+        let mut ready = match socket.poll_read_ready(context) {
+            Poll::Ready(Ok(ready)) => ready,
+            Poll::Ready(Err(error)) => return Poll::Ready((forward.port, Err(error))),
+            Poll::Pending => return Poll::Pending,
+        };
+        if let Ok(accepted) = ready.try_io(|socket| socket.get_ref().accept()) {
+            return Poll::Ready((forward.port, accepted));
+        }
+    }
+}
+
+async fn sleep_until(until: Option<Instant>) {
+    if let Some(until) = until {
+        tokio::time::sleep_until(until).await;
+    }
+}
+
+/// Our end of the channel to an inner half.
+#[derive(Debug)]
+struct Link {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Link {
+    /// # Errors
+    /// The inner half is gone, or talks nonsense, which is taken for the same.
+    async fn receive(&self) -> Result<Report, Error> {
+        let mut packet = [0; Report::BYTES];
+        loop {
+            let mut ready = self.socket.readable().await.map_err(watching)?;
+            match channel::receive(self.socket.get_ref().as_fd(), &mut packet) {
+                Ok((0, _)) => return Err(Error::HalfGone),
+                Ok((bytes, _)) => return Report::decode(&packet[..bytes]),
+                Err(error) if error.errno() == Some(Errno::EAGAIN) => ready.clear_ready(),
+                Err(source) => return Err(Error::Channel { source }),
+            }
+        }
+    }
+
+    /// Hands a connection over; without one it never ends.
+    ///
+    /// # Errors
+    /// The inner half is gone: the connection is still the caller's.
+    async fn send(&self, pending: Option<&(TcpStream, Opening)>) -> Result<(), Error> {
+        /// How long descriptors on their way may need to arrive.
+        const CROWDED: Duration = Duration::from_millis(10);
+        let Some((client, opening)) = pending else { return std::future::pending().await };
+        loop {
+            let mut ready = self.socket.writable().await.map_err(watching)?;
+            let sent = channel::send(self.socket.get_ref().as_fd(), &opening.encode(), &[client.as_fd()]);
+            match sent {
+                Ok(()) => return Ok(()),
+                Err(error) if error.errno() == Some(Errno::EAGAIN) => ready.clear_ready(),
+                Err(error) if error.errno() == Some(Errno::ETOOMANYREFS) => {
+                    tokio::time::sleep(CROWDED).await;
+                }
+                Err(source) => return Err(Error::Channel { source }),
+            }
+        }
+    }
+}
+
+/// `AsyncFd::register` is unsafe since its argument might change its descriptor; an owned one cannot.
+#[expect(deprecated, reason = "the safe constructor is sound for descriptors that std owns")]
+fn watch<T: AsRawFd + Into<OwnedFd>>(owned: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::new(owned)
+}
+
+fn watching(source: io::Error) -> Error {
+    Error::Watch { what: "the channel of the port forwarder", source }
+}

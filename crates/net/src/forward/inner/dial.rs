@@ -1,0 +1,50 @@
+//! Dials inside from the client's own address.
+
+use std::net::{SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
+};
+
+use super::Settings;
+use crate::forward::MARK;
+use crate::forward::message::Opening;
+
+/// Begins a connection to the node's address; its end is told by epoll.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOBUFS, ENOMEM: try again later. EPERM: no CAP_NET_ADMIN over this network namespace.
+/// EADDRNOTAVAIL: all 28 000 local ports towards this port are in use by this client.
+///
+/// Source: ip(7), IP_TRANSPARENT and IP_BIND_ADDRESS_NO_PORT; socket(7), SO_MARK.
+pub(super) fn dial(opening: &Opening, settings: &Settings) -> Result<TcpStream, Errno> {
+    let source = if opening.from_host { settings.gateway } else { *opening.peer.ip() };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+    setsockopt(&socket, sockopt::IpTransparent, &true)?;
+    setsockopt(&socket, sockopt::Mark, &MARK)?;
+    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
+    let node = SockaddrIn::from(SocketAddrV4::new(settings.node_ip, opening.port));
+    match connect(socket.as_raw_fd(), &node) {
+        Ok(()) | Err(Errno::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    let stream = TcpStream::from(socket);
+    tune(&stream)?;
+    Ok(stream)
+}
+
+/// Sets what both sockets of a connection have in common.
+///
+/// No Nagle: bytes are passed on as they come. Keepalive with Go's figures (15 s, 15 s, 9 probes), since the API server
+/// and the kubelet see only us, and their own probes tell nothing of the client any more.
+pub(super) fn tune(stream: &TcpStream) -> Result<(), Errno> {
+    setsockopt(stream, sockopt::TcpNoDelay, &true)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &15)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &15)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &9)
+}

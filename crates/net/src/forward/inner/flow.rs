@@ -1,0 +1,171 @@
+//! One direction of a connection: source, pipe, sink.
+
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::fcntl::{SpliceFFlags, splice};
+use nix::sys::socket::{MsgFlags, recv, send};
+
+use super::pool::{Pipe, Pool};
+
+/// Turns of one direction before the others have theirs.
+const TURNS: usize = 8;
+
+/// More than any pipe takes at once, bytes.
+const CHUNK: usize = 1 << 20;
+
+/// Where a direction stands after its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Nothing can be done before the next event.
+    Waits,
+    /// Its turns are over, there may be more to move.
+    Runs,
+    /// The end of the source was passed on.
+    Ended,
+}
+
+/// State of one direction; the sockets are the connection's.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    /// The source may have data, an end or an error.
+    pub(super) readable: bool,
+    /// The sink may take data.
+    pub(super) writable: bool,
+    pipe: Option<Pipe>,
+    in_flight: usize,
+    ended: bool,
+}
+
+/// What one step of a direction came to.
+enum Step {
+    Moved,
+    Blocked,
+    End,
+}
+
+impl Flow {
+    /// Moves what can be moved now.
+    ///
+    /// # Errors
+    /// What either socket said: the connection is over.
+    pub(super) fn pump(
+        &mut self,
+        source: &TcpStream,
+        sink: &TcpStream,
+        pool: &mut Pool,
+    ) -> Result<Progress, Errno> {
+        for _ in 0..TURNS {
+            if self.ended {
+                return Ok(Progress::Ended);
+            }
+            let step = match self.in_flight {
+                0 if !self.readable || !self.writable => Step::Blocked,
+                0 => self.fill(source, sink, pool)?,
+                _ if !self.writable => Step::Blocked,
+                _ => self.drain(sink, pool)?,
+            };
+            match step {
+                Step::Moved => {}
+                Step::Blocked => return Ok(Progress::Waits),
+                Step::End => {
+                    sink.shutdown(Shutdown::Write).map_err(|error| errno(&error))?;
+                    self.ended = true;
+                }
+            }
+        }
+        Ok(if self.ended { Progress::Ended } else { Progress::Runs })
+    }
+
+    /// Gives the pipe up, with whatever is in it.
+    pub(super) fn release(self, pool: &mut Pool) {
+        if let Some(pipe) = self.pipe {
+            pool.close(pipe);
+        }
+    }
+
+    /// Source to pipe; without a pipe, source to sink.
+    fn fill(&mut self, source: &TcpStream, sink: &TcpStream, pool: &mut Pool) -> Result<Step, Errno> {
+        let Some(pipe) = pool.take() else { return self.copy(source, sink, &mut pool.scratch) };
+        match splice(source, None, &pipe.write, None, CHUNK, SpliceFFlags::SPLICE_F_NONBLOCK) {
+            Ok(bytes) if bytes > 0 => {
+                self.in_flight = bytes;
+                self.pipe = Some(pipe);
+                Ok(Step::Moved)
+            }
+            answer => {
+                pool.give_back(pipe);
+                self.source_step(answer)
+            }
+        }
+    }
+
+    /// Pipe to sink; an emptied pipe goes back to the pool.
+    fn drain(&mut self, sink: &TcpStream, pool: &mut Pool) -> Result<Step, Errno> {
+        let Some(pipe) = &self.pipe else { return Err(Errno::EPIPE) };
+        match splice(&pipe.read, None, sink, None, self.in_flight, SpliceFFlags::SPLICE_F_NONBLOCK) {
+            Ok(bytes) => {
+                self.in_flight = self.in_flight.saturating_sub(bytes);
+                if self.in_flight == 0
+                    && let Some(pipe) = self.pipe.take()
+                {
+                    pool.give_back(pipe);
+                }
+                Ok(Step::Moved)
+            }
+            Err(error) => self.sink_step(error),
+        }
+    }
+
+    /// Source to sink by way of the shared buffer: what the sink does not take stays in the source.
+    ///
+    /// It holds nothing between calls, so any number of directions can go on without a pipe.
+    fn copy(&mut self, source: &TcpStream, sink: &TcpStream, buffer: &mut [u8]) -> Result<Step, Errno> {
+        let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        let seen = match recv(source.as_raw_fd(), buffer, peek) {
+            Ok(bytes) if bytes > 0 => bytes,
+            answer => return self.source_step(answer),
+        };
+        let quiet = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let sent = match send(sink.as_raw_fd(), &buffer[..seen], quiet) {
+            Ok(bytes) => bytes,
+            Err(error) => return self.sink_step(error),
+        };
+        // For TCP, MSG_TRUNC discards the bytes without copying them.
+        let discard = MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
+        let mut rest = sent;
+        while rest > 0 {
+            let bytes = recv(source.as_raw_fd(), &mut buffer[..rest], discard)?;
+            rest = rest.saturating_sub(bytes.max(1));
+        }
+        Ok(Step::Moved)
+    }
+
+    fn source_step(&mut self, answer: Result<usize, Errno>) -> Result<Step, Errno> {
+        match answer {
+            Ok(_) => Ok(Step::End),
+            Err(Errno::EAGAIN) => {
+                self.readable = false;
+                Ok(Step::Blocked)
+            }
+            Err(Errno::EINTR) => Ok(Step::Moved),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn sink_step(&mut self, error: Errno) -> Result<Step, Errno> {
+        match error {
+            Errno::EAGAIN => {
+                self.writable = false;
+                Ok(Step::Blocked)
+            }
+            Errno::EINTR => Ok(Step::Moved),
+            error => Err(error),
+        }
+    }
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0))
+}

@@ -1,0 +1,109 @@
+//! The inner half: dials inside the node's namespaces and moves bytes between both sockets.
+//!
+//! One thread, one epoll set, edge-triggered, no runtime. The process is a fork of pid 1 without exec, so the less that
+//! is built in it the better; one connection costs two descriptors, two registrations and some 130 bytes, no task, no
+//! buffer, and a wake-up costs exactly the splices that it needs. An async runtime would add a task and two wakers per
+//! connection and hide the order in which directions are served.
+//!
+//! A direction takes a pipe out of the [`pool`] when its source is readable and gives it back when it is drained. A slow
+//! reader keeps its pipe, at most 64 KiB, and its source is not read meanwhile: TCP's own window does the rest. When slow
+//! readers hold all pipes, other directions copy through one shared buffer instead of waiting (see [`flow`]), so they
+//! can slow nobody else down.
+
+mod connection;
+mod dial;
+mod flow;
+mod pool;
+mod relay;
+mod slots;
+
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::Error;
+use pool::Pool;
+use relay::Relay;
+
+/// Descriptors for everything but connections and pipes: standard streams, epoll, channel, what pid 1 left open.
+const RESERVE: u64 = 32;
+
+/// What the inner half must know of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// The node's address: connections are dialled to it.
+    pub node_ip: Ipv4Addr,
+    /// Source address of connections that come from the host itself.
+    pub gateway: Ipv4Addr,
+    /// How long a connection inside may take to be established before the client is reset.
+    pub dial_deadline: Duration,
+}
+
+/// Serves the connections that arrive on `channel` until its other end is closed and the last connection has ended.
+///
+/// Runs in a process of its own inside the namespaces, single-threaded, with CAP_NET_ADMIN over the network namespace.
+///
+/// **Should** hold before: [`SYSCTLS`](super::SYSCTLS) are written, the rule for [`MARK`](super::MARK) and the table
+/// [`TABLE`](super::TABLE) are in place, only descriptors of use are open (`u7s_sys::fork::close_all_but`).
+/// It raises the soft limit of open files to the hard one and blocks SIGPIPE, which splice raises.
+///
+/// # Errors
+/// [`Error::Descriptors`]: RLIMIT_NOFILE leaves no room. [`Error::Inner`], [`Error::Channel`]: the kernel refused
+/// what everything else hangs on; the caller starts a new inner half.
+pub fn run(channel: OwnedFd, settings: &Settings) -> Result<(), Error> {
+    let mut pipes = SigSet::empty();
+    pipes.add(Signal::SIGPIPE);
+    pipes.thread_block().map_err(|source| Error::Inner { call: "sigprocmask", source })?;
+    let room = Room::of(raise_limit()?)?;
+    tracing::info!(connections = room.connections, pipes = room.pipes, "port forwarder: limits");
+    Relay::new(channel, *settings, Pool::new(room.pipes))?.run(room.connections)
+}
+
+fn raise_limit() -> Result<u64, Error> {
+    let failed = |call| move |source| Error::Inner { call, source };
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed("getrlimit"))?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(failed("setrlimit"))?;
+    Ok(hard)
+}
+
+/// How a number of descriptors is shared out.
+#[derive(Debug, PartialEq, Eq)]
+struct Room {
+    connections: u32,
+    pipes: usize,
+}
+
+impl Room {
+    /// Two descriptors a connection, two a pipe; the kernel's soft limit of pipe pages per user
+    /// (`fs.pipe-user-pages-soft`, 16 384, shared with all the node's pods) bounds the pipes to a quarter of it.
+    fn of(limit: u64) -> Result<Self, Error> {
+        let pipes = (limit / 16).clamp(4, 256);
+        let left = limit.saturating_sub(RESERVE + 2 * pipes) / 2;
+        if left == 0 {
+            return Err(Error::Descriptors { limit });
+        }
+        Ok(Self {
+            connections: u32::try_from(left).unwrap_or(u32::MAX),
+            pipes: usize::try_from(pipes).unwrap_or(4),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_shared_out_without_exceeding_the_limit() {
+        let cases = [(1_048_576, 524_016, 256), (1024, 432, 64), (64, 12, 4), (42, 1, 4)];
+        for (limit, connections, pipes) in cases {
+            let room = Room::of(limit).unwrap();
+            assert_eq!(room, Room { connections, pipes }, "{limit}");
+            assert!(u64::from(connections) * 2 + 2 * pipes as u64 + RESERVE <= limit, "{limit}");
+        }
+        assert!(matches!(Room::of(41), Err(Error::Descriptors { limit: 41 })));
+    }
+}

@@ -1,1 +1,0 @@
-//! Socket options and descriptor passing that std does not offer.

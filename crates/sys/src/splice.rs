@@ -1,1 +1,0 @@
-//! Moves bytes between descriptors without copying them.
