@@ -1,1 +1,326 @@
-//! Written by its own change.
+//! Runs a program as the node's user: inside the node's namespaces, or on the host without any right.
+//!
+//! The caller is root, or the node's user. Root is gone before anything is looked up in a mount namespace that the
+//! user controls (S48); the terminal of the caller is never shared, a new one stands in for it (S11); no descriptor but
+//! those meant is there (S10); the environment is an allow-list (S8).
+
+mod environment;
+mod error;
+mod files;
+mod relay;
+mod target;
+mod terminal;
+mod user;
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+use u7s_sys::enter::{self as way, Ids, Program, Substitute, Way};
+
+pub use self::environment::{Environment, PATH};
+pub use self::error::Error;
+pub use self::files::{MAX_FILE, read_argument};
+use self::relay::{Relay, Streams};
+pub use self::target::{Target, inside};
+pub use self::user::as_user;
+
+/// A program to run.
+///
+/// Standard input, output and error are the caller's unless said otherwise. Descriptors that are terminals are
+/// replaced by one new terminal; pipes and files are passed as they are.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    place: Place<'a>,
+    argv: Vec<OsString>,
+    environment: Environment,
+    directory: PathBuf,
+    input: Input,
+    output: Output,
+    carried: Vec<OwnedFd>,
+    substitutes: Vec<Substitute>,
+    deadline: Option<Duration>,
+}
+
+#[derive(Debug)]
+enum Place<'a> {
+    Inside(&'a Target),
+    Host(Ids),
+}
+
+/// Standard input of an entered program.
+#[derive(Debug)]
+pub enum Input {
+    /// The caller's.
+    Inherit,
+    /// Nothing.
+    Null,
+    /// This file.
+    File(OwnedFd),
+}
+
+/// Standard output and error of an entered program.
+#[derive(Debug, Clone, Copy)]
+pub enum Output {
+    /// The caller's.
+    Inherit,
+    /// Nowhere.
+    Null,
+    /// Each kept up to so many bytes; what comes after is read and thrown away.
+    Capture(usize),
+}
+
+/// How a program ended and what was captured of it.
+#[derive(Debug)]
+pub struct Ended {
+    /// How.
+    pub status: Status,
+    /// Captured standard output.
+    pub stdout: Vec<u8>,
+    /// Captured standard error.
+    pub stderr: Vec<u8>,
+    /// It wrote more than was kept.
+    pub truncated: bool,
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// By itself, with this status, 0 to 255.
+    Exited(i32),
+    /// By this signal.
+    Signaled(i32),
+}
+
+impl Status {
+    /// Status 0.
+    #[must_use]
+    pub fn success(self) -> bool {
+        self == Self::Exited(0)
+    }
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(code) => write!(out, "exit status {code}"),
+            Self::Signaled(signal) => write!(out, "signal {signal}"),
+        }
+    }
+}
+
+impl<'a> Entry<'a> {
+    /// A program inside the node. `argv[0]` is absolute there, or looked for in [`PATH`] there.
+    pub fn inside<S: Into<OsString>>(target: &'a Target, argv: impl IntoIterator<Item = S>) -> Self {
+        Self::new(Place::Inside(target), argv, Environment::inside(std::env::vars_os()))
+    }
+
+    /// A program on the host, as a user without rights.
+    pub fn on_host<S: Into<OsString>>(uid: u32, gid: u32, argv: impl IntoIterator<Item = S>) -> Self {
+        Self::new(Place::Host(Ids { uid, gid }), argv, Environment::unprivileged(std::env::vars_os()))
+    }
+
+    fn new<S: Into<OsString>>(
+        place: Place<'a>,
+        argv: impl IntoIterator<Item = S>,
+        environment: Environment,
+    ) -> Self {
+        Self {
+            place,
+            argv: argv.into_iter().map(Into::into).collect(),
+            environment,
+            directory: std::env::current_dir().unwrap_or_else(|_| "/".into()),
+            input: Input::Inherit,
+            output: Output::Inherit,
+            carried: Vec::new(),
+            substitutes: Vec::new(),
+            deadline: None,
+        }
+    }
+
+    /// Adds a variable to the environment.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment = self.environment.with(name, value);
+        self
+    }
+
+    /// The working directory, in place of the caller's; `/` where it cannot be entered.
+    #[must_use]
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = directory.into();
+        self
+    }
+
+    /// Standard input.
+    #[must_use]
+    pub fn input(mut self, input: Input) -> Self {
+        self.input = input;
+        self
+    }
+
+    /// Standard output and error.
+    #[must_use]
+    pub fn output(mut self, output: Output) -> Self {
+        self.output = output;
+        self
+    }
+
+    /// After this time the program is killed with its group.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Hands a document to the program in a sealed memory file and returns the path that means it there.
+    ///
+    /// # Errors
+    /// `Sys`: no memory file.
+    pub fn carry(&mut self, name: &str, document: &[u8]) -> Result<PathBuf, Error> {
+        let Ids { uid, gid } = self.ids();
+        let reader = u7s_sys::memfd::Reader { uid, gid };
+        self.carried.push(u7s_sys::memfd::sealed(name, document, reader)?);
+        Ok(format!("/proc/self/fd/{}", self.last_descriptor()).into())
+    }
+
+    /// Says that `argv[index]` is `prefix` and then the name of a file to read, relative to the caller's directory.
+    ///
+    /// # Errors
+    /// `File`, `TooLarge`, `Silent`, `Link`: it is there and cannot be carried.
+    pub fn file(&mut self, index: usize, prefix: &str, path: &Path) -> Result<(), Error> {
+        let Some(carried) = files::carry(path, self.ids())? else { return Ok(()) };
+        self.carried.push(carried.content);
+        let descriptor = self.last_descriptor();
+        self.substitutes.push(Substitute {
+            index,
+            path: text(path.as_os_str())?,
+            identity: carried.identity,
+            instead: text(OsStr::new(&format!("{prefix}/proc/self/fd/{descriptor}")))?,
+            descriptor,
+        });
+        Ok(())
+    }
+
+    /// Runs it to its end.
+    ///
+    /// INT, TERM, HUP, QUIT, USR1 and USR2 that reach this process meanwhile go on to the program.
+    ///
+    /// # Errors
+    /// `Start`: it could not be executed, the stage says where. `Deadline`, `Watch`, `Cgroup`, `Argument`.
+    pub fn run(self) -> Result<Ended, Error> {
+        let name = self.name();
+        let (cgroup, way) = self.way()?;
+        let way = Way { cgroup: cgroup.as_ref().map(AsFd::as_fd), ..way };
+        let streams = Streams::new(&self.input, self.output, self.reader())?;
+        let relay = Relay::begin(streams, name.clone())?;
+        let argv = texts(&self.argv)?;
+        let env = self.variables()?;
+        let directory = text(self.directory.as_os_str())?;
+        let mut descriptors: Vec<BorrowedFd<'_>> = relay.descriptors().to_vec();
+        descriptors.extend(self.carried.iter().map(AsFd::as_fd));
+        let program = Program {
+            candidates: &self.candidates()?,
+            argv: &argv,
+            env: &env,
+            directory: &directory,
+            descriptors: &descriptors,
+            substitutes: &self.substitutes,
+            terminal: relay.controlling(),
+            mask: relay.former_mask(),
+        };
+        let started = way::start(&program, &way).map_err(|source| Error::Start { program: name, source })?;
+        drop(descriptors);
+        relay.follow(&started, self.deadline)
+    }
+
+    /// Where the child goes. Only root can put it into a cgroup, and only root has something to drop.
+    fn way(&self) -> Result<(Option<OwnedFd>, Way<'_>), Error> {
+        let privileged = geteuid().is_root();
+        let user = (privileged || geteuid().as_raw() != self.ids().uid).then_some(self.ids());
+        match self.place {
+            Place::Inside(target) => {
+                let cgroup = if privileged { Some(target.procs()?) } else { None };
+                Ok((cgroup, Way { cgroup: None, user, namespaces: Some(target.process()) }))
+            }
+            Place::Host(_) => Ok((None, Way { cgroup: None, user, namespaces: None })),
+        }
+    }
+
+    fn ids(&self) -> Ids {
+        match self.place {
+            Place::Inside(target) => target.ids(),
+            Place::Host(ids) => ids,
+        }
+    }
+
+    /// Who must be able to open the new terminal by its path.
+    fn reader(&self) -> u32 {
+        self.ids().uid
+    }
+
+    fn last_descriptor(&self) -> RawFd {
+        RawFd::try_from(2 + self.carried.len()).unwrap_or(RawFd::MAX)
+    }
+
+    fn name(&self) -> String {
+        self.argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    fn candidates(&self) -> Result<Vec<CString>, Error> {
+        let search =
+            self.environment.iter().find(|(name, _)| *name == "PATH").map(|(_, value)| value.to_owned());
+        candidates(self.argv.first().map(OsString::as_os_str), &search.unwrap_or_default())
+    }
+
+    fn variables(&self) -> Result<Vec<CString>, Error> {
+        self.environment.iter().map(|(name, value)| joined(&[name, OsStr::new("="), value])).collect()
+    }
+}
+
+/// Becomes a program right here, with the caller's rights and the allow-listed environment: for a caller who is already
+/// inside, or who has no rights that could be dropped. Returns only if it failed.
+pub fn exec_here<S: Into<OsString>>(
+    program: &Path,
+    argv: impl IntoIterator<Item = S>,
+    environment: &Environment,
+) -> Error {
+    let mut command = std::process::Command::new(program);
+    command.args(argv.into_iter().map(Into::into)).env_clear().envs(environment.iter());
+    let source = command.exec();
+    Error::Watch { program: program.display().to_string(), source }
+}
+
+/// A name without slash is looked for in each directory of `search`.
+fn candidates(name: Option<&OsStr>, search: &OsStr) -> Result<Vec<CString>, Error> {
+    let name =
+        name.filter(|name| !name.is_empty()).ok_or(Error::Argument { what: "an empty program name" })?;
+    if name.as_bytes().contains(&b'/') {
+        return Ok(vec![text(name)?]);
+    }
+    std::env::split_paths(search).map(|dir| text(dir.join(name).as_os_str())).collect()
+}
+
+fn texts(list: &[OsString]) -> Result<Vec<CString>, Error> {
+    list.iter().map(|one| text(one)).collect()
+}
+
+fn text(one: &OsStr) -> Result<CString, Error> {
+    joined(&[one])
+}
+
+fn joined(parts: &[&OsStr]) -> Result<CString, Error> {
+    let whole: OsString = parts.iter().copied().collect();
+    CString::new(whole.into_vec()).map_err(|_| Error::Argument { what: "a text with a NUL byte" })
+}
+
+/// `/dev/null`, both ways.
+fn nothing() -> Result<OwnedFd, Error> {
+    let open = File::options().read(true).write(true).open("/dev/null");
+    open.map(Into::into).map_err(|source| Error::Watch { program: "/dev/null".into(), source })
+}

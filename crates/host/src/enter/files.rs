@@ -1,0 +1,205 @@
+//! Files that the administrator names on a command line which is carried out as the node's user.
+//!
+//! Such a file is read with the caller's rights, bounded, and travels as a sealed memory file. Inside, the name on the
+//! command line stays what it was wherever it leads to the same file; else `/proc/self/fd/N` takes its place.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{Mode, SFlag};
+use nix::unistd::geteuid;
+use u7s_sys::enter::Ids;
+use u7s_sys::memfd::{Reader, sealed};
+
+use super::error::Error;
+
+/// The largest file that is carried, bytes.
+pub const MAX_FILE: u64 = 4 << 20;
+
+/// How long a pipe may be silent.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// The content of a file, for one reader, and what file it was.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    pub(crate) content: OwnedFd,
+    /// Device and inode.
+    pub(crate) identity: (u64, u64),
+}
+
+/// Reads the file that `path` names here, for `reader` to read elsewhere.
+///
+/// `None`: there is no such file here, or it is a directory or device; then the name is left to the program.
+///
+/// # Errors
+/// `File`, `TooLarge`, `Silent`, `Link`.
+pub(crate) fn carry(path: &Path, reader: Ids) -> Result<Option<Carried>, Error> {
+    let Some(file) = open(path)? else { return Ok(None) };
+    let failed = |source| Error::File { path: path.to_owned(), source };
+    let seen = file.metadata().map_err(failed)?;
+    let kind = SFlag::from_bits_truncate(seen.mode()) & SFlag::S_IFMT;
+    // What was read from a pipe is gone: no name leads to it again.
+    let identity = match kind {
+        SFlag::S_IFREG => (seen.dev(), seen.ino()),
+        SFlag::S_IFIFO => (u64::MAX, u64::MAX),
+        _ => return Ok(None),
+    };
+    let bytes = read(&file, path, kind == SFlag::S_IFIFO)?;
+    let content = sealed("u7s-argument", &bytes, Reader { uid: reader.uid, gid: reader.gid })?;
+    Ok(Some(Carried { content, identity }))
+}
+
+/// Reads the file that `path` names here, whole, as [`carry`] does: for documents that we parse ourselves.
+///
+/// # Errors
+/// As [`carry`]; a missing file, a directory or a device are `File`.
+pub fn read_argument(path: &Path) -> Result<Vec<u8>, Error> {
+    let failed = |errno: Errno| Error::File { path: path.to_owned(), source: errno.into() };
+    let file = open(path)?.ok_or_else(|| failed(Errno::ENOENT))?;
+    let seen = file.metadata().map_err(|source| Error::File { path: path.to_owned(), source })?;
+    match SFlag::from_bits_truncate(seen.mode()) & SFlag::S_IFMT {
+        SFlag::S_IFDIR => Err(failed(Errno::EISDIR)),
+        kind => read(&file, path, kind != SFlag::S_IFREG),
+    }
+}
+
+/// Opens with the caller's rights; root follows only links that root alone may change.
+fn open(path: &Path) -> Result<Option<File>, Error> {
+    let failed = |errno: Errno| Error::File { path: path.to_owned(), source: errno.into() };
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let strict = !geteuid().is_root() || own_descriptor(path);
+    let opened = if strict {
+        nix::fcntl::open(path, flags, Mode::empty())
+    } else {
+        openat2(AT_FDCWD, path, OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS))
+    };
+    match opened {
+        Ok(file) => Ok(Some(file.into())),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENXIO) => Ok(None),
+        Err(Errno::ELOOP) if !strict => follow(path, flags),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+/// `/dev/stdin`, `/dev/fd/63` and their like: links of the kernel's to what this process itself holds.
+fn own_descriptor(path: &Path) -> bool {
+    path == Path::new("/dev/stdin") || ["/dev/fd", "/proc/self/fd"].iter().any(|dir| path.starts_with(dir))
+}
+
+/// Follows links whose every directory root alone may write; then nobody can change where they lead.
+fn follow(path: &Path, flags: OFlag) -> Result<Option<File>, Error> {
+    let failed = |source: io::Error| Error::File { path: path.to_owned(), source };
+    let real = match fs::canonicalize(path) {
+        Ok(real) => real,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let lexical = std::path::absolute(path).map_err(failed)?;
+    let climbs = lexical.components().any(|part| part == Component::ParentDir);
+    if climbs || !real.ancestors().skip(1).chain(lexical.ancestors().skip(1)).all(roots_alone) {
+        return Err(Error::Link { path: path.to_owned() });
+    }
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    openat2(AT_FDCWD, &real, how).map(|file| Some(file.into())).map_err(|errno| failed(errno.into()))
+}
+
+fn roots_alone(directory: &Path) -> bool {
+    fs::symlink_metadata(directory)
+        .is_ok_and(|seen| seen.uid() == 0 && (seen.is_symlink() || seen.mode() & 0o022 == 0))
+}
+
+/// Never more than [`MAX_FILE`], never longer than [`SILENCE`] for each piece.
+fn read(file: &File, path: &Path, waits: bool) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::File { path: path.to_owned(), source };
+    let (mut bytes, mut chunk, mut file) = (Vec::new(), [0; 16 * 1024], file);
+    loop {
+        if waits {
+            wait(file, path)?;
+        }
+        match file.read(&mut chunk) {
+            Ok(0) => return Ok(bytes),
+            Ok(count) => bytes.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        if u64::try_from(bytes.len()).map_or(true, |length| length > MAX_FILE) {
+            return Err(Error::TooLarge { path: path.to_owned(), limit: MAX_FILE });
+        }
+    }
+}
+
+fn wait(file: &File, path: &Path) -> Result<(), Error> {
+    let until = Instant::now() + SILENCE;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let mut ready = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Ok(0) => return Err(Error::Silent { path: path.to_owned(), seconds: SILENCE.as_secs() }),
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::File { path: path.to_owned(), source: errno.into() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn me() -> Ids {
+        Ids { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
+    }
+
+    #[test]
+    fn a_file_travels_whole_and_keeps_its_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("join.yaml");
+        fs::write(&path, "kind: X\n").unwrap();
+        let carried = carry(&path, me()).unwrap().unwrap();
+        assert_eq!(carried.identity.1, fs::metadata(&path).unwrap().ino());
+        let mut text = String::new();
+        File::from(carried.content).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "kind: X\n");
+    }
+
+    #[test]
+    fn what_is_no_file_here_is_left_to_the_program() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [dir.path(), &dir.path().join("none"), Path::new("/dev/null")] {
+            assert!(carry(path, me()).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn f52_a_pipe_is_read_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let there = path.clone();
+        let writer = std::thread::spawn(move || fs::write(there, "kind: Y\n").unwrap());
+        // A pipe opened without waiting may have no writer yet, which poll(2) waits for.
+        assert_eq!(read_argument(&path).unwrap(), b"kind: Y\n");
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn f44_a_file_of_any_size_is_not_read_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("huge");
+        File::create(&path).unwrap().set_len(100 << 20).unwrap();
+        assert!(matches!(read_argument(&path), Err(Error::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_missing_document_of_our_own_is_named() {
+        let error = read_argument(Path::new("/nonexistent/x.yaml")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read /nonexistent/x.yaml");
+    }
+}

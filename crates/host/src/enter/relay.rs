@@ -1,0 +1,444 @@
+//! Follows a running program: hands it signals and what is typed, shows or keeps what it writes, ends it when it is
+//! late.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, pthread_sigmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::termios::tcgetattr;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::isatty;
+use u7s_sys::enter::Started;
+use u7s_sys::pidfd;
+
+use super::error::Error;
+use super::terminal::{Keyboard, Pending, Terminal};
+use super::{Ended, Input, Output, Status, nothing};
+
+/// Signals that go on to the program.
+const FORWARDED: [Signal; 6] =
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// How often a terminal that belongs to another program is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Control-D, termios(3) `VEOF`.
+const END_OF_FILE: u8 = 4;
+
+/// How long a late program may take to end by itself before it is killed.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// The three standard streams of a program, and our ends of them.
+pub(crate) struct Streams {
+    standard: [OwnedFd; 3],
+    captures: Vec<Capture>,
+    terminal: Option<Terminal>,
+    /// Which of the three are the terminal.
+    replaced: [bool; 3],
+}
+
+/// A stream that is kept.
+struct Capture {
+    reader: Option<OwnedFd>,
+    kept: Vec<u8>,
+    limit: usize,
+    truncated: bool,
+}
+
+impl Streams {
+    /// Chooses what the program gets as 0, 1 and 2. `owner` is the host uid that it runs as.
+    pub(crate) fn new(input: &Input, output: Output, owner: u32) -> Result<Self, Error> {
+        let mut captures = Vec::new();
+        let first = match input {
+            Input::Inherit => own(0)?,
+            Input::Null => nothing()?,
+            Input::File(file) => copy(file.as_fd())?,
+        };
+        let mut out = |number| match output {
+            Output::Inherit => own(number),
+            Output::Null => nothing(),
+            Output::Capture(limit) => {
+                let (capture, writer) = Capture::new(limit)?;
+                captures.push(capture);
+                Ok(writer)
+            }
+        };
+        let standard = [first, out(1)?, out(2)?];
+        let replaced = standard.each_ref().map(|stream| isatty(stream).unwrap_or(false));
+        let mut streams = Self { standard, captures, terminal: None, replaced };
+        streams.replace_terminals(owner).map_err(watch("the terminal"))?;
+        Ok(streams)
+    }
+
+    /// The terminal that shows standard output shows everything; with none, that of standard error, or of input.
+    fn replace_terminals(&mut self, owner: u32) -> io::Result<()> {
+        let Some(screen) = [1, 2, 0].into_iter().find(|number| self.replaced[*number]) else { return Ok(()) };
+        let settings = tcgetattr(&self.standard[screen])?;
+        let keyboard =
+            if self.replaced[0] { Keyboard::take(self.standard[0].as_fd(), self.replaced[1])? } else { None };
+        let terminal = Terminal::open(settings, keyboard, self.standard[screen].try_clone()?, owner)?;
+        if let Some(slave) = &terminal.slave {
+            for (stream, replaced) in self.standard.iter_mut().zip(self.replaced) {
+                if replaced {
+                    *stream = slave.try_clone()?;
+                }
+            }
+        }
+        self.terminal = Some(terminal);
+        Ok(())
+    }
+}
+
+/// A program's surroundings from before its start to after its end.
+pub(crate) struct Relay {
+    name: String,
+    streams: Streams,
+    signals: SignalFd,
+    mask: Mask,
+    typed: Pending,
+    shown: Pending,
+    /// The program has closed its terminal.
+    silent: bool,
+}
+
+impl Relay {
+    /// Holds back the signals that shall go on to the program, from now on.
+    pub(crate) fn begin(streams: Streams, name: String) -> Result<Self, Error> {
+        let mut set: SigSet = FORWARDED.into_iter().collect();
+        set.add(Signal::SIGWINCH);
+        let mask = Mask::block(&set).map_err(|errno| watch(&name)(errno.into()))?;
+        let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .map_err(|errno| watch(&name)(errno.into()))?;
+        Ok(Self {
+            name,
+            streams,
+            signals,
+            mask,
+            typed: Pending::default(),
+            shown: Pending::default(),
+            silent: false,
+        })
+    }
+
+    /// 0, 1 and 2 of the program.
+    pub(crate) fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        self.streams.standard.each_ref().map(AsFd::as_fd)
+    }
+
+    /// Which of them becomes its controlling terminal.
+    pub(crate) fn controlling(&self) -> Option<RawFd> {
+        (0..3).zip(self.streams.replaced).find_map(|(number, replaced)| replaced.then_some(number))
+    }
+
+    /// The signals that were blocked before.
+    pub(crate) fn former_mask(&self) -> SigSet {
+        self.mask.0
+    }
+
+    /// Stays with the program until it ends.
+    pub(crate) fn follow(mut self, child: &Started, deadline: Option<Duration>) -> Result<Ended, Error> {
+        self.give_up_the_programs_ends().map_err(watch(&self.name))?;
+        let mut clock = Clock::new(deadline);
+        loop {
+            if clock.strike(child) {
+                break;
+            }
+            let ready = self.wait(child, clock.left()).map_err(watch(&self.name))?;
+            self.serve(&ready, child);
+            if ready.ended {
+                break;
+            }
+        }
+        self.drain();
+        let status = end(child).map_err(watch(&self.name))?;
+        if clock.late() {
+            let seconds = deadline.unwrap_or_default().as_secs();
+            return Err(Error::Deadline { program: self.name, seconds });
+        }
+        let truncated = self.streams.captures.iter().any(|capture| capture.truncated);
+        let mut kept = self.streams.captures.into_iter().map(|capture| capture.kept);
+        let (stdout, stderr) = (kept.next().unwrap_or_default(), kept.next().unwrap_or_default());
+        Ok(Ended { status, stdout, stderr, truncated })
+    }
+
+    /// Our copies of the program's ends would keep its streams open for ever.
+    fn give_up_the_programs_ends(&mut self) -> io::Result<()> {
+        let null = nothing().map_err(io::Error::other)?;
+        for stream in &mut self.streams.standard {
+            *stream = null.try_clone()?;
+        }
+        if let Some(terminal) = &mut self.streams.terminal {
+            terminal.slave = None;
+        }
+        Ok(())
+    }
+
+    fn wait(&self, child: &Started, left: Option<Duration>) -> io::Result<Ready> {
+        let (mut polled, mut events) = (Vec::new(), Vec::new());
+        let mut watch = |fd, flags, event| {
+            polled.push(PollFd::new(fd, flags));
+            events.push(event);
+        };
+        watch(child.pidfd.as_fd(), PollFlags::POLLIN, Event::Ended);
+        watch(self.signals.as_fd(), PollFlags::POLLIN, Event::Signal);
+        for (index, capture) in self.streams.captures.iter().enumerate() {
+            if let Some(reader) = &capture.reader {
+                watch(reader.as_fd(), PollFlags::POLLIN, Event::Captured(index));
+            }
+        }
+        let mut left = left;
+        if let Some(terminal) = &self.streams.terminal {
+            if !self.shown.is_empty() {
+                watch(terminal.screen.as_fd(), PollFlags::POLLOUT, Event::Screen);
+            } else if !self.silent {
+                watch(terminal.master.as_fd(), PollFlags::POLLIN, Event::Written);
+            }
+            match &terminal.keyboard {
+                _ if !self.typed.is_empty() => {
+                    watch(terminal.master.as_fd(), PollFlags::POLLOUT, Event::Master)
+                }
+                Some(keyboard) if keyboard.may_read() => {
+                    watch(keyboard.terminal.as_fd(), PollFlags::POLLIN, Event::Typed);
+                }
+                Some(_) => left = Some(left.map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN))),
+                None => {}
+            }
+        }
+        let timeout =
+            left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        match poll(&mut polled, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let happened = |polled: &PollFd<'_>| polled.revents().is_some_and(|events| !events.is_empty());
+        let events: Vec<Event> = polled
+            .iter()
+            .zip(events)
+            .filter(|(polled, _)| happened(polled))
+            .map(|(_, event)| event)
+            .collect();
+        Ok(Ready { ended: events.contains(&Event::Ended), events })
+    }
+
+    fn serve(&mut self, ready: &Ready, child: &Started) {
+        for event in &ready.events {
+            match event {
+                Event::Ended => {}
+                Event::Signal => self.forward(child),
+                Event::Captured(index) => {
+                    self.streams.captures.iter_mut().skip(*index).take(1).for_each(Capture::read)
+                }
+                _ => self.serve_terminal(*event),
+            }
+        }
+    }
+
+    fn serve_terminal(&mut self, event: Event) {
+        let Some(terminal) = &mut self.streams.terminal else { return };
+        match (event, &terminal.keyboard) {
+            // Its master stays open: closing it would hang up on children that still have the terminal.
+            (Event::Written, _) => self.silent = !self.shown.fill(terminal.master.as_fd()),
+            // If the caller's terminal is gone, what the program writes is still read, so that it does not wait.
+            (Event::Screen, _) => drop(self.shown.empty(terminal.screen.as_fd())),
+            (Event::Master, _) => drop(self.typed.empty(terminal.master.as_fd())),
+            (Event::Typed, Some(keyboard)) if !self.typed.fill(keyboard.terminal.as_fd()) => {
+                // End of file, typed at the start of a line: the new terminal makes the same of the same key.
+                self.typed.set(&[END_OF_FILE]);
+                terminal.keyboard = None;
+            }
+            _ => {}
+        }
+    }
+
+    fn forward(&mut self, child: &Started) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            match i32::try_from(info.ssi_signo).map(Signal::try_from) {
+                Ok(Ok(Signal::SIGWINCH)) => {
+                    if let Some(terminal) = &self.streams.terminal {
+                        terminal.fit();
+                    }
+                }
+                // As a terminal would: to the whole group. Our child leads it and is not reaped, so it is the right one.
+                Ok(Ok(signal @ (Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP))) => {
+                    let _ = killpg(child.pid, signal);
+                }
+                Ok(Ok(signal)) => drop(pidfd::signal(child.pidfd.as_fd(), Some(signal))),
+                _ => {}
+            }
+        }
+    }
+
+    /// What the program wrote before it ended is already there: it is taken, and nothing more is waited for.
+    fn drain(&mut self) {
+        for capture in &mut self.streams.captures {
+            capture.drain();
+        }
+        let Some(terminal) = &self.streams.terminal else { return };
+        loop {
+            while !self.shown.is_empty() {
+                if !self.shown.empty(terminal.screen.as_fd()) {
+                    return;
+                }
+            }
+            if !self.shown.fill(terminal.master.as_fd()) || self.shown.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+/// Events of one wait.
+struct Ready {
+    ended: bool,
+    events: Vec<Event>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// The program ended.
+    Ended,
+    /// A signal for it came.
+    Signal,
+    /// It wrote into this captured stream.
+    Captured(usize),
+    /// It wrote to its terminal.
+    Written,
+    /// The caller's terminal takes more.
+    Screen,
+    /// The program's terminal takes more.
+    Master,
+    /// Something was typed.
+    Typed,
+}
+
+impl Capture {
+    fn new(limit: usize) -> Result<(Self, OwnedFd), Error> {
+        let (reader, writer) = io::pipe().map_err(watch("a pipe"))?;
+        let reader = OwnedFd::from(reader);
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+            .map_err(|errno| watch("a pipe")(errno.into()))?;
+        Ok((Self { reader: Some(reader), kept: Vec::new(), limit, truncated: false }, writer.into()))
+    }
+
+    /// Reads once.
+    fn read(&mut self) {
+        let mut chunk = [0; 16 * 1024];
+        let Some(reader) = &self.reader else { return };
+        match nix::unistd::read(reader, &mut chunk) {
+            Ok(0) => self.reader = None,
+            Ok(count) => {
+                let room = self.limit - self.kept.len();
+                self.truncated |= count > room;
+                self.kept.extend_from_slice(chunk.get(..count.min(room)).unwrap_or_default());
+            }
+            Err(Errno::EINTR) => {}
+            // EAGAIN: nothing there now.
+            Err(_) => {}
+        }
+    }
+
+    /// Reads what is there. A child of the program may go on writing: no more than a pipe holds is taken.
+    fn drain(&mut self) {
+        for _ in 0..64 {
+            let mut polled = match &self.reader {
+                Some(reader) => [PollFd::new(reader.as_fd(), PollFlags::POLLIN)],
+                None => return,
+            };
+            if !matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1)) {
+                return;
+            }
+            self.read();
+        }
+    }
+}
+
+/// The deadline of a program, and after it the grace.
+struct Clock {
+    next: Option<Instant>,
+    strikes: u32,
+}
+
+impl Clock {
+    fn new(deadline: Option<Duration>) -> Self {
+        Self { next: deadline.map(|deadline| Instant::now() + deadline), strikes: 0 }
+    }
+
+    fn left(&self) -> Option<Duration> {
+        self.next.map(|next| next.saturating_duration_since(Instant::now()))
+    }
+
+    fn late(&self) -> bool {
+        self.strikes > 0
+    }
+
+    /// First TERM, then KILL to the whole group; `true`: even that did not help in time.
+    fn strike(&mut self, child: &Started) -> bool {
+        if self.left() != Some(Duration::ZERO) {
+            return false;
+        }
+        self.strikes += 1;
+        self.next = Some(Instant::now() + GRACE);
+        match self.strikes {
+            1 => drop(killpg(child.pid, Signal::SIGTERM)),
+            2 => drop(killpg(child.pid, Signal::SIGKILL)),
+            _ => return true,
+        }
+        false
+    }
+}
+
+/// Blocked signals; unblocked again when dropped.
+struct Mask(SigSet);
+
+impl Mask {
+    fn block(set: &SigSet) -> nix::Result<Self> {
+        let mut former = SigSet::empty();
+        pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(set), Some(&mut former))?;
+        Ok(Self(former))
+    }
+}
+
+impl Drop for Mask {
+    fn drop(&mut self) {
+        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.0), None);
+    }
+}
+
+/// Reaps the program; after a late one that even KILL did not end, nothing is waited for.
+fn end(child: &Started) -> io::Result<Status> {
+    let mut polled = [PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut polled, PollTimeout::ZERO)? == 0 {
+        return Ok(Status::Signaled(Signal::SIGKILL as i32));
+    }
+    loop {
+        match waitpid(child.pid, None) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(Status::Exited(code)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Status::Signaled(signal as i32)),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// One of the caller's own three streams.
+fn own(number: RawFd) -> Result<OwnedFd, Error> {
+    match number {
+        0 => copy(io::stdin().as_fd()),
+        1 => copy(io::stdout().as_fd()),
+        _ => copy(io::stderr().as_fd()),
+    }
+}
+
+fn copy(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    fd.try_clone_to_owned().map_err(watch(&format!("descriptor {}", fd.as_raw_fd())))
+}
+
+fn watch(program: &str) -> impl Fn(io::Error) -> Error {
+    let program = program.to_owned();
+    move |source| Error::Watch { program: program.clone(), source }
+}

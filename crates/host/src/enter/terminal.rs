@@ -1,0 +1,163 @@
+//! The caller's terminal and the new one that stands in for it.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::termios::{LocalFlags, OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::{Uid, fchown, getpgrp, tcgetpgrp};
+use u7s_sys::tty;
+
+/// Bytes that were read on one side and not yet written on the other; reading waits for an empty one.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl Pending {
+    /// Nothing is left to write.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.written >= self.bytes.len()
+    }
+
+    /// Nothing but these bytes.
+    pub(crate) fn set(&mut self, bytes: &[u8]) {
+        self.written = 0;
+        self.bytes = bytes.to_vec();
+    }
+
+    /// Reads once; `false`: the other side is gone.
+    pub(crate) fn fill(&mut self, from: BorrowedFd<'_>) -> bool {
+        let mut chunk = [0; 4096];
+        match nix::unistd::read(from, &mut chunk) {
+            Ok(0) => false,
+            Ok(count) => {
+                self.set(chunk.get(..count).unwrap_or_default());
+                true
+            }
+            Err(Errno::EINTR | Errno::EAGAIN) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Writes once; `false`: the other side is gone.
+    pub(crate) fn empty(&mut self, to: BorrowedFd<'_>) -> bool {
+        match nix::unistd::write(to, self.bytes.get(self.written..).unwrap_or_default()) {
+            Ok(count) => {
+                self.written += count;
+                true
+            }
+            Err(Errno::EINTR | Errno::EAGAIN) => true,
+            Err(_) => {
+                self.bytes.clear();
+                false
+            }
+        }
+    }
+}
+
+/// A new terminal, relayed to the caller's own.
+#[derive(Debug)]
+pub(crate) struct Terminal {
+    /// Our end, which never blocks.
+    pub(crate) master: OwnedFd,
+    /// The program's end; given up once it runs.
+    pub(crate) slave: Option<OwnedFd>,
+    /// Where its output goes: the caller's terminal.
+    pub(crate) screen: OwnedFd,
+    /// Where its input comes from, if that is the caller's terminal and we are in the foreground there.
+    pub(crate) keyboard: Option<Keyboard>,
+}
+
+/// The caller's terminal as a source of bytes.
+///
+/// It is raw while it is held, so that every key reaches the program. In a pipeline (`kubeadm … | less`) the terminal
+/// may belong to the next program: then it stays as it is, and is read only while it hands out whole lines.
+#[derive(Debug)]
+pub(crate) struct Keyboard {
+    pub(crate) terminal: OwnedFd,
+    /// Settings to go back to, if we made it raw.
+    former: Option<Termios>,
+}
+
+impl Terminal {
+    /// Makes a terminal that behaves as the caller's: same size, same line settings. `owner` may open it by its path.
+    ///
+    /// `keyboard` is the source of input, `screen` the terminal that shows the output, `settings` were its own.
+    pub(crate) fn open(
+        mut settings: Termios,
+        keyboard: Option<Keyboard>,
+        screen: OwnedFd,
+        owner: u32,
+    ) -> io::Result<Self> {
+        let pty = tty::open().map_err(sys)?;
+        let flags = fcntl(&pty.master, FcntlArg::F_GETFL)?;
+        fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK))?;
+        fchown(&pty.slave, Some(Uid::from_raw(owner)), None).or_else(|errno| match errno {
+            // The caller is that user already, or is nobody to give anything away.
+            Errno::EPERM => Ok(()),
+            other => Err(other),
+        })?;
+        if !keyboard.as_ref().is_some_and(Keyboard::is_raw) {
+            // The caller's terminal goes on echoing and turning line feeds into new lines by itself.
+            settings.output_flags.remove(OutputFlags::OPOST);
+            settings.local_flags.remove(LocalFlags::ECHO);
+        }
+        tcsetattr(&pty.slave, SetArg::TCSANOW, &settings)?;
+        let terminal = Self { master: pty.master, slave: Some(pty.slave), screen, keyboard };
+        terminal.fit();
+        Ok(terminal)
+    }
+
+    /// Takes over the size of the caller's terminal.
+    pub(crate) fn fit(&self) {
+        // A terminal without a size is odd, and no reason to stop.
+        let _ = tty::size(&self.screen).and_then(|size| tty::set_size(&self.master, size));
+    }
+}
+
+impl Keyboard {
+    /// Takes the terminal as a source, raw or as it is; `None` where this process is in the background there and must
+    /// not touch it.
+    pub(crate) fn take(terminal: BorrowedFd<'_>, raw: bool) -> io::Result<Option<Self>> {
+        if tcgetpgrp(terminal) != Ok(getpgrp()) {
+            return Ok(None);
+        }
+        let mut former = None;
+        if raw {
+            let settings = tcgetattr(terminal)?;
+            let mut changed = settings.clone();
+            cfmakeraw(&mut changed);
+            tcsetattr(terminal, SetArg::TCSADRAIN, &changed)?;
+            former = Some(settings);
+        }
+        Ok(Some(Self { terminal: terminal.try_clone_to_owned()?, former }))
+    }
+
+    /// Every key goes to the program.
+    pub(crate) fn is_raw(&self) -> bool {
+        self.former.is_some()
+    }
+
+    /// Whether what is typed now is meant for us.
+    pub(crate) fn may_read(&self) -> bool {
+        self.is_raw()
+            || tcgetattr(&self.terminal)
+                .is_ok_and(|settings| settings.local_flags.contains(LocalFlags::ICANON))
+    }
+}
+
+impl Drop for Keyboard {
+    fn drop(&mut self) {
+        if let Some(former) = &self.former {
+            // A terminal that was hung up has no settings any more.
+            let _ = tcsetattr(&self.terminal, SetArg::TCSADRAIN, former);
+        }
+    }
+}
+
+fn sys(error: u7s_sys::Error) -> io::Error {
+    io::Error::other(error)
+}
