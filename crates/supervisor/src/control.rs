@@ -1,0 +1,175 @@
+//! The control socket: who may speak, how much, how long; what is said is decided elsewhere.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener as Bound;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+use u7s_plan::control::{Answer, MAX_LINE, Request};
+
+use crate::Error;
+
+/// Clients that are served at once; others wait in the kernel's queue.
+const CLIENTS: usize = 16;
+
+/// How long a client may take to say its request, or to take the answer.
+const SPEECH: Duration = Duration::from_secs(5);
+
+/// How long an operation may take until its client is told that it goes on without him.
+const OPERATION: Duration = Duration::from_secs(120);
+
+/// A request, and where its answer goes.
+pub(crate) type Asked = (Request, oneshot::Sender<Answer>);
+
+/// Binds the socket, 0600; a stale one is replaced.
+///
+/// # Errors
+/// [`Error::WriteFile`].
+pub(crate) fn bind(path: &Path) -> Result<Bound, Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::write(path)(error)),
+        _ => {}
+    }
+    // The directory is 0700, so nobody else connects before the mode is set.
+    let socket = Bound::bind(path).map_err(Error::write(path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(Error::write(path))?;
+    socket.set_nonblocking(true).map_err(Error::write(path))?;
+    Ok(socket)
+}
+
+/// Serves clients of `uid` and of root for ever.
+///
+/// # Errors
+/// [`Error::Io`]: the runtime takes no more descriptors.
+pub(crate) fn serve(socket: Bound, uid: u32, asked: mpsc::Sender<Asked>) -> Result<(), Error> {
+    let listener = UnixListener::from_std(socket).map_err(Error::io("watch the control socket"))?;
+    tokio::spawn(accept(listener, uid, asked));
+    Ok(())
+}
+
+async fn accept(listener: UnixListener, uid: u32, asked: mpsc::Sender<Asked>) {
+    /// EMFILE and its like come again at once.
+    const PAUSE: Duration = Duration::from_millis(100);
+    let seats = Arc::new(Semaphore::new(CLIENTS));
+    loop {
+        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let asked = asked.clone();
+                tokio::spawn(async move {
+                    // A client that went away or was silent is no event of ours.
+                    let _ = converse(stream, uid, asked).await;
+                    drop(seat);
+                });
+            }
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, uid: u32, asked: mpsc::Sender<Asked>) -> io::Result<()> {
+    let peer = stream.peer_cred()?.uid();
+    let (reader, mut writer) = stream.into_split();
+    let answer = if peer == 0 || peer == uid {
+        let mut line = Vec::new();
+        let mut reader = BufReader::new(reader.take(MAX_LINE as u64 + 1));
+        timeout(SPEECH, reader.read_until(b'\n', &mut line)).await??;
+        answer(&line, asked).await
+    } else {
+        refuse("only root and the node's user may ask")
+    };
+    let mut text = serde_json::to_vec(&answer)?;
+    text.push(b'\n');
+    timeout(SPEECH, writer.write_all(&text)).await?
+}
+
+async fn answer(line: &[u8], asked: mpsc::Sender<Asked>) -> Answer {
+    if line.len() > MAX_LINE {
+        return refuse("the request is too long");
+    }
+    let request = match serde_json::from_slice(line) {
+        Ok(request) => request,
+        Err(error) => return refuse(format!("the request is not understood: {error}")),
+    };
+    let (sender, receiver) = oneshot::channel();
+    if asked.send((request, sender)).await.is_err() {
+        return refuse("the node is being stopped");
+    }
+    match timeout(OPERATION, receiver).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => refuse("the node is being stopped"),
+        Err(_) => refuse(format!("not done within {} s; it goes on", OPERATION.as_secs())),
+    }
+}
+
+/// [`Answer::Refused`] in the given words.
+pub(crate) fn refuse(reason: impl Into<String>) -> Answer {
+    Answer::Refused { reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn ask(uid: u32, said: &[u8]) -> String {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("control.sock");
+        let (sender, mut receiver) = mpsc::channel::<Asked>(1);
+        serve(bind(&path).unwrap(), uid, sender).unwrap();
+        tokio::spawn(async move {
+            while let Some((_, answer)) = receiver.recv().await {
+                answer.send(Answer::Done).unwrap();
+            }
+        });
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        // A refused client may be cut off while it still speaks.
+        let _ = stream.write_all(said).await;
+        let mut text = String::new();
+        let _ = stream.read_to_string(&mut text).await;
+        text
+    }
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_request_is_answered_in_one_line() {
+        let own = nix::unistd::geteuid().as_raw();
+        let text = block_on(ask(own, b"{\"request\":\"start\",\"component\":\"crio\"}\n"));
+        assert_eq!(text, "{\"answer\":\"done\"}\n");
+    }
+
+    #[test]
+    fn an_unknown_request_is_refused() {
+        let own = nix::unistd::geteuid().as_raw();
+        let text = block_on(ask(own, b"{\"request\":\"explode\"}\n"));
+        assert!(
+            text.starts_with("{\"answer\":\"refused\",\"reason\":\"the request is not understood: "),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_endless_request_is_refused() {
+        let own = nix::unistd::geteuid().as_raw();
+        let text = block_on(ask(own, &vec![b'x'; MAX_LINE + 1]));
+        assert_eq!(text, "{\"answer\":\"refused\",\"reason\":\"the request is too long\"}\n");
+    }
+
+    #[test]
+    fn the_socket_is_for_its_owner_only_and_replaces_a_stale_one() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("control.sock");
+        drop(bind(&path).unwrap());
+        bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,32 @@
+//! The node's link: tap0 with the node's address, and the routes over it and to the transparent forwarder.
+
+use u7s_net::forward;
+use u7s_plan::node::Network;
+use u7s_sys::netlink::{Batch, index_of};
+
+use crate::Error;
+
+/// The node's only interface to the world; flannel takes it by itself.
+const TAP: &str = "tap0";
+
+/// Makes tap0; the driver attaches to it later and may be replaced without taking addresses and routes away.
+pub(super) fn make_tap() -> Result<(), Error> {
+    u7s_sys::tap::create_persistent(TAP).map_err(Error::system("make tap0"))
+}
+
+/// Loopback and tap0 up, the node's address as /32, routes to gateway and name server, the forwarder's rule and table.
+pub(super) fn configure(network: &Network) -> Result<(), Error> {
+    let failed = Error::system;
+    let lo = index_of("lo").map_err(failed("find lo"))?;
+    let tap = index_of(TAP).map_err(failed("find tap0"))?;
+    let mut batch = Batch::default();
+    batch.link_up(lo, None);
+    batch.link_up(tap, Some(network.mtu));
+    batch.address(tap, network.node_ip);
+    batch.neighbour_route(tap, network.gateway);
+    batch.neighbour_route(tap, network.dns);
+    batch.default_route(tap, network.gateway);
+    batch.local_default(lo, forward::TABLE);
+    batch.mark_rule(forward::MARK, forward::TABLE);
+    batch.apply().map_err(failed("configure the network inside"))
+}

@@ -1,0 +1,141 @@
+//! Where the output of children goes: journald by its native protocol, or standard error.
+
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// journald's native socket.
+///
+/// Source: systemd's "Native Journal Protocol".
+const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// What a pipe takes at once without blocking when it is writable at all, bytes: PIPE_BUF.
+const CHUNK: usize = 4096;
+
+/// Takes lines; never blocks: what journald does not take at once is lost.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    native: Option<(UnixDatagram, PathBuf)>,
+}
+
+impl Journal {
+    /// journald, if it is there.
+    pub(crate) fn open() -> Self {
+        Self::at(SOCKET.into())
+    }
+
+    fn at(path: PathBuf) -> Self {
+        let socket = UnixDatagram::unbound().and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+        Self { native: socket.ok().filter(|_| path.exists()).map(|socket| (socket, path)) }
+    }
+
+    /// Writes one line under its own identifier (`journalctl -t kubelet`).
+    pub(crate) fn line(&self, identifier: &str, line: &[u8]) {
+        let text = sanitise(line);
+        let priority = priority(&text);
+        match &self.native {
+            Some((socket, path)) => {
+                let entry = format!("SYSLOG_IDENTIFIER={identifier}\nPRIORITY={priority}\nMESSAGE={text}\n");
+                // By name each time, so that a restarted journald is found again; a full one loses the line.
+                let _ = socket.send_to(entry.as_bytes(), path);
+            }
+            None => to_stderr(&format!("{identifier}: {text}\n")),
+        }
+    }
+}
+
+fn to_stderr(text: &str) {
+    let mut stderr = std::io::stderr();
+    for chunk in text.as_bytes().chunks(CHUNK) {
+        let mut descriptors = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+        if poll(&mut descriptors, PollTimeout::ZERO) != Ok(1) {
+            return;
+        }
+        match stderr.write_all(chunk) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return,
+            _ => {}
+        }
+    }
+}
+
+/// Valid text in which nothing can move a terminal's cursor or begin another field.
+fn sanitise(line: &[u8]) -> String {
+    let mut text = String::with_capacity(line.len());
+    for letter in String::from_utf8_lossy(line).chars() {
+        if letter.is_control() && letter != '\t' {
+            text.extend(letter.escape_default());
+        } else {
+            text.push(letter);
+        }
+    }
+    text
+}
+
+/// syslog's priority, from klog's first letter or logrus' `level=`; info if there is neither.
+fn priority(text: &str) -> u8 {
+    let klog = text.as_bytes().get(1..5).is_some_and(|digits| digits.iter().all(u8::is_ascii_digit));
+    match text.as_bytes().first() {
+        Some(b'I') if klog => return 6,
+        Some(b'W') if klog => return 4,
+        Some(b'E') if klog => return 3,
+        Some(b'F') if klog => return 2,
+        _ => {}
+    }
+    let level =
+        text.split_once("level=").map_or("", |(_, rest)| rest.split([' ', '"']).next().unwrap_or_default());
+    match level {
+        "trace" | "debug" => 7,
+        "warning" => 4,
+        "error" => 3,
+        "fatal" | "panic" => 2,
+        _ => 6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_becomes_a_journal_entry() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("socket");
+        let journald = UnixDatagram::bind(&path).unwrap();
+        Journal::at(path).line("kubelet", b"E0101 oh\x1b[31m\nPRIORITY=0");
+        let mut buffer = [0; 256];
+        let length = journald.recv(&mut buffer).unwrap();
+        let entry = String::from_utf8(buffer[..length].to_vec()).unwrap();
+        assert_eq!(
+            entry,
+            "SYSLOG_IDENTIFIER=kubelet\nPRIORITY=3\nMESSAGE=E0101 oh\\u{1b}[31m\\nPRIORITY=0\n"
+        );
+    }
+
+    #[test]
+    fn a_full_journal_blocks_nobody() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("socket");
+        let _journald = UnixDatagram::bind(&path).unwrap();
+        let journal = Journal::at(path);
+        for _ in 0..10_000 {
+            journal.line("crio", b"a line that nobody reads");
+        }
+    }
+
+    #[test]
+    fn priorities_are_taken_from_klog_and_logrus() {
+        let table = [
+            ("W1122 07:00:00.0 x", 4),
+            ("Wonder", 6),
+            ("time=\"x\" level=error msg=\"y\"", 3),
+            ("level=info msg=z", 6),
+            ("level=fatal msg=z", 2),
+        ];
+        for (line, expected) in table {
+            assert_eq!(priority(line), expected, "{line}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The network driver's process: attached, watched, attached again.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncReadExt;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::mpsc;
+use u7s_net::{Driver, Link};
+
+use crate::backoff::Backoff;
+use crate::journal::Journal;
+use crate::serve::Happened;
+use crate::watch::watch;
+use crate::{Error, output};
+
+/// How long a driver may take to say that it is ready.
+pub(crate) const READY: Duration = Duration::from_secs(10);
+
+/// How long it may take to end by itself.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The driver of the node and its current process.
+pub(crate) struct Attachment {
+    driver: Box<dyn Driver + Send + Sync>,
+    init: i32,
+    link: Option<Link>,
+    ready: bool,
+    since: Instant,
+    due: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Attachment {
+    /// Attaches for the first time, before any runtime runs.
+    ///
+    /// # Errors
+    /// [`Error::Network`].
+    pub(crate) fn new(driver: Box<dyn Driver + Send + Sync>, init: i32) -> Result<Self, Error> {
+        let link = driver
+            .attach(init)
+            .map_err(|source| Error::Network { what: "start the network driver", source })?;
+        let since = Instant::now();
+        Ok(Self {
+            driver,
+            init,
+            link: Some(link),
+            ready: false,
+            since,
+            due: Some(since + READY),
+            backoff: Backoff::default(),
+        })
+    }
+
+    /// Host pid of the driver's process.
+    pub(crate) fn pid(&self) -> Option<i32> {
+        self.link.as_ref().map(|link| link.pid)
+    }
+
+    /// It said that it is ready.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// How many times it died soon, in a row.
+    pub(crate) fn deaths(&self) -> u32 {
+        self.backoff.deaths()
+    }
+
+    /// When it must have become ready, or shall be attached again.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Sends what the current process writes to the journal, and its readiness and end to `happened`.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: no descriptor is left.
+    pub(crate) fn watch(
+        &self,
+        journal: &Arc<Journal>,
+        happened: &mpsc::Sender<Happened>,
+    ) -> Result<(), Error> {
+        let Some(link) = &self.link else { return Ok(()) };
+        let copy =
+            |descriptor: &OwnedFd| descriptor.try_clone().map_err(Error::io("watch the network driver"));
+        output::watch(journal, "slirp4netns", copy(&link.output)?)?;
+        let ready =
+            Receiver::from_owned_fd(copy(&link.ready)?).map_err(Error::io("watch the network driver"))?;
+        tokio::spawn(tell_readiness(ready, link.pid, happened.clone()));
+        let process = watch(copy(&link.pidfd)?).map_err(Error::io("watch the network driver"))?;
+        tokio::spawn(tell_end(process, link.pid, happened.clone()));
+        Ok(())
+    }
+
+    /// The process `pid` said that it is ready.
+    pub(crate) fn became_ready(&mut self, pid: i32) {
+        if self.pid() == Some(pid) {
+            self.ready = true;
+            self.due = None;
+        }
+    }
+
+    /// The process `pid` has ended: the next attempt is scheduled, the first one at once.
+    pub(crate) fn ended(&mut self, pid: i32) {
+        if self.pid() != Some(pid) {
+            return;
+        }
+        self.reap();
+        let pause = self.backoff.endless(self.since.elapsed());
+        let at_once = self.ready && self.backoff.deaths() == 1;
+        self.ready = false;
+        self.due = Some(Instant::now() + if at_once { Duration::ZERO } else { pause });
+    }
+
+    /// Does what is due: gives up on a process that is not ready in time, or attaches again; returns whether it attached.
+    pub(crate) fn act(&mut self, now: Instant) -> bool {
+        if self.due.is_none_or(|due| due > now) {
+            return false;
+        }
+        if let Some(pid) = self.pid() {
+            tracing::warn!(pid, "the network driver was not ready within {} s", READY.as_secs());
+            self.ended(pid);
+            return false;
+        }
+        self.since = Instant::now();
+        match self.driver.attach(self.init) {
+            Ok(link) => {
+                tracing::info!(pid = link.pid, "the network driver was started again");
+                self.link = Some(link);
+                self.due = Some(self.since + READY);
+                true
+            }
+            Err(error) => {
+                let error = crate::error::chain(&error);
+                tracing::error!(error, "the network driver cannot be started");
+                self.due = Some(Instant::now() + self.backoff.endless(Duration::ZERO));
+                false
+            }
+        }
+    }
+
+    /// Ends the process, if there is one, and reaps it.
+    pub(crate) fn reap(&mut self) {
+        if let Some(link) = self.link.take() {
+            let pid = link.pid;
+            match link.detach(GRACE) {
+                Ok(how) => tracing::info!(pid, ?how, "the network driver has ended"),
+                Err(error) => {
+                    tracing::warn!(pid, error = crate::error::chain(&error), "end the network driver")
+                }
+            }
+        }
+    }
+}
+
+async fn tell_readiness(mut ready: Receiver, pid: i32, happened: mpsc::Sender<Happened>) {
+    if let Ok(1..) = ready.read(&mut [0; 1]).await {
+        let _ = happened.send(Happened::DriverReady(pid)).await;
+    }
+}
+
+async fn tell_end(process: AsyncFd<OwnedFd>, pid: i32, happened: mpsc::Sender<Happened>) {
+    let _ = process.readable().await;
+    let _ = happened.send(Happened::DriverEnded(pid)).await;
+}

@@ -1,0 +1,101 @@
+//! Starts a component: its files are read inside, its output goes to the journal.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::journal::Journal;
+use crate::pid_one::PidOne;
+use crate::service::{Process, Service};
+use crate::{Error, environment, output};
+
+/// The longest environment file that is read, bytes.
+const FILE: u64 = 64 * 1024;
+
+/// Starts the component's program; why it did not start is told to the service.
+///
+/// # Errors
+/// [`Error::Deadline`]: pid 1 does not answer, and so the node is lost.
+pub(crate) async fn start(
+    service: &mut Service,
+    pid_one: &PidOne,
+    journal: &Arc<Journal>,
+) -> Result<(), Error> {
+    if let Some(needed) = &service.spec.needs_file
+        && let Err(error) = pid_one.open(needed).await
+    {
+        let reason = format!("{} is not there yet", needed.display());
+        service.not_startable(&reason);
+        return if is_fatal(&error) { Err(error) } else { Ok(()) };
+    }
+    match try_start(service, pid_one, journal).await {
+        Ok(process) => service.started(process),
+        Err(error) if is_fatal(&error) => return Err(error),
+        Err(error) => {
+            let reason = crate::error::chain(&error);
+            tracing::error!(component = service.name().as_str(), reason, "cannot be started");
+            service.not_started(reason);
+        }
+    }
+    Ok(())
+}
+
+fn is_fatal(error: &Error) -> bool {
+    matches!(error, Error::Deadline { .. } | Error::System { .. } | Error::Message { .. })
+}
+
+async fn try_start(service: &Service, pid_one: &PidOne, journal: &Arc<Journal>) -> Result<Process, Error> {
+    let mut texts = Vec::new();
+    for path in &service.spec.env_files {
+        texts.extend(read_inside(pid_one, path).await?);
+    }
+    let quotes = |error| Error::Io { what: "read environment files", source: io::Error::other(error) };
+    let (argv, env) = environment::command_line(&service.spec, &texts).map_err(quotes)?;
+    let stdout = output::pipe_to(journal, service.name().as_str())?;
+    let stderr = stdout.try_clone().map_err(Error::io("make a pipe"))?;
+    let (inside, pidfd) = pid_one.start(argv, env, [stdout, stderr]).await?;
+    let host = pid_of(&pidfd)?;
+    Ok(Process { inside, host, pidfd, since: Instant::now() })
+}
+
+/// Text of a file inside; `None` if there is none.
+async fn read_inside(pid_one: &PidOne, path: &Path) -> Result<Option<String>, Error> {
+    let file = match pid_one.open(path).await {
+        Ok(descriptor) => File::from(descriptor),
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let read = || {
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        let mut text = String::new();
+        (&file).take(FILE).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    read().map(Some).map_err(Error::read(path))
+}
+
+/// Pid on the host of a process inside that is held by descriptor.
+///
+/// Source: pidfd_open(2); fs/pidfs.c, `pidfd_show_fdinfo`: the line `Pid:` is in the reader's pid namespace.
+fn pid_of(process: &OwnedFd) -> Result<i32, Error> {
+    let path = format!("/proc/self/fdinfo/{}", process.as_raw_fd());
+    let text = fs::read_to_string(&path).map_err(Error::read(&path))?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
+    pid.ok_or_else(|| Error::read(path)(io::ErrorKind::InvalidData.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_process_tells_its_pid() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(pid_of(&u7s_sys::pidfd::open(own).unwrap()).unwrap(), own);
+    }
+}
