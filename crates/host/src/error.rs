@@ -52,6 +52,14 @@ pub enum Error {
         /// Bytes.
         limit: u64,
     },
+    /// A directory holds more files than are read.
+    #[error("{path} holds more than {limit} files")]
+    TooManyFiles {
+        /// The directory.
+        path: PathBuf,
+        /// Files.
+        limit: usize,
+    },
     /// A file is not UTF-8.
     #[error("{path} is not UTF-8 text")]
     NotText {
@@ -129,6 +137,24 @@ pub enum Error {
         what: String,
         /// The deadline, seconds.
         seconds: u64,
+    },
+    /// A child that dropped to the node's user did not do its work.
+    #[error("as uid {uid}: {reason}")]
+    AsUser {
+        /// Host uid.
+        uid: u32,
+        /// The child's own words.
+        reason: String,
+    },
+    /// A step of a plan was not done.
+    #[error("[{}] {step}", .phase.as_str())]
+    Step {
+        /// Its phase.
+        phase: u7s_plan::step::Phase,
+        /// The step as the dry run shows it.
+        step: String,
+        /// Cause.
+        source: Box<Error>,
     },
     /// Another init or reset runs.
     #[error("another init or reset is running{}", .pid.map_or_else(String::new, |pid| format!(", pid {pid}")))]
@@ -222,20 +248,44 @@ pub enum Error {
         /// Cause.
         source: io::Error,
     },
-    /// A step that only makes sense once the node runs was reached without it.
-    #[error("the node does not run, so {what} is not possible")]
-    NotRunning {
-        /// The step.
-        what: String,
+    /// A program inside ended with a failure; what it said went to the caller's own output.
+    #[error("{program} failed inside, {status}")]
+    Inside {
+        /// As given in the plan.
+        program: String,
+        /// How it ended.
+        status: crate::enter::Status,
     },
-    /// The supervisor refused a request.
-    #[error("u7s.service refused to {what}: {reason}")]
-    Refused {
-        /// The request.
-        what: String,
-        /// Its words.
-        reason: String,
+    /// Several things went wrong in one step that goes on after errors.
+    #[error("{}", .errors.iter().map(whole).collect::<Vec<_>>().join("; "))]
+    Several {
+        /// All of them, in order.
+        errors: Vec<Error>,
     },
+    /// A former file in the book of former values cannot be read.
+    #[error("the former content of {path} is damaged")]
+    Damaged {
+        /// The file that was to be put back.
+        path: PathBuf,
+    },
+    /// A program or a piece of work could not be run as the node's user.
+    #[error(transparent)]
+    Enter(#[from] crate::enter::Error),
+    /// The supervisor gave no answer, or refused.
+    #[error(transparent)]
+    Control(#[from] crate::control::Error),
+}
+
+/// An error with its causes in one sentence, where a chain cannot be kept.
+pub(crate) fn whole(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// Turns the errno of an `openat2` without links into the sentence that fits.

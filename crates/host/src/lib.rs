@@ -5,15 +5,18 @@
 //! symbolic link, programs are absolute, root-owned and started with an environment of our own.
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod control;
 pub mod enter;
 pub mod error;
 pub mod lock;
 pub mod oci;
+pub mod probe;
 pub mod undo;
 
 mod child;
 mod files;
 mod programs;
+mod systemd;
 
 pub use error::Error;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use u7s_plan::subid::Range;
 
 use crate::error::Error;
 use crate::files::{self, Rights};
@@ -38,6 +39,39 @@ pub(crate) struct Former {
     pub(crate) directories: BTreeMap<PathBuf, Option<FormerRights>>,
     /// Files that we wrote: what was there, or null.
     pub(crate) files: BTreeMap<PathBuf, Option<FormerFile>>,
+    /// A user that we made.
+    pub(crate) user: Option<String>,
+    /// Subordinate ids that we gave.
+    pub(crate) subids: Option<GivenSubids>,
+}
+
+/// Ranges of subordinate ids that a user did not have before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GivenSubids {
+    pub(crate) user: String,
+    pub(crate) uids: Option<GivenRange>,
+    pub(crate) gids: Option<GivenRange>,
+}
+
+/// [`Range`] as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GivenRange {
+    start: u32,
+    count: u32,
+}
+
+impl From<Range> for GivenRange {
+    fn from(range: Range) -> Self {
+        Self { start: range.start, count: range.count }
+    }
+}
+
+impl From<GivenRange> for Range {
+    fn from(range: GivenRange) -> Self {
+        Self { start: range.start, count: range.count }
+    }
 }
 
 /// [`Rights`] as written.
@@ -122,7 +156,29 @@ impl Undo {
         self.save()
     }
 
-    /// Takes a file out of the book; says what was in it.
+    /// Keeps that we made a user.
+    pub(crate) fn user(&mut self, name: &str) -> Result<(), Error> {
+        if self.former.user.is_some() {
+            return Ok(());
+        }
+        self.former.user = Some(name.to_owned());
+        self.save()
+    }
+
+    /// Keeps which subordinate ids we gave.
+    pub(crate) fn subids(
+        &mut self,
+        user: &str,
+        uids: Option<Range>,
+        gids: Option<Range>,
+    ) -> Result<(), Error> {
+        let given =
+            GivenSubids { user: user.to_owned(), uids: uids.map(Into::into), gids: gids.map(Into::into) };
+        self.former.subids = Some(given);
+        self.save()
+    }
+
+    /// Takes a file out of the book.
     pub(crate) fn forget_file(&mut self, path: &Path) -> Result<(), Error> {
         match self.former.files.remove(path) {
             Some(_) => self.save(),
@@ -130,11 +186,15 @@ impl Undo {
         }
     }
 
-    /// Empties the book but for the files: those are put back by their own steps.
-    pub(crate) fn forget_host(&mut self) -> Result<(), Error> {
-        let files = std::mem::take(&mut self.former.files);
-        self.former = Former { version: VERSION, files, ..Former::default() };
-        if self.former.files.is_empty() { files::remove(&self.path) } else { self.save() }
+    /// Nothing was changed, or all is as it was.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.former == Former { version: VERSION, ..Former::default() }
+    }
+
+    /// Empties the book and removes it.
+    pub(crate) fn forget_all(&mut self) -> Result<(), Error> {
+        self.former = Former { version: VERSION, ..Former::default() };
+        files::remove(&self.path)
     }
 
     fn save(&self) -> Result<(), Error> {
@@ -225,7 +285,9 @@ mod tests {
         let mut undo = Undo::open_at(&path).unwrap();
         undo.device(Path::new("/dev/net/tun"), 0o600).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
-        undo.forget_host().unwrap();
+        assert!(!undo.is_empty());
+        undo.forget_all().unwrap();
+        assert!(undo.is_empty());
         assert!(!path.exists());
     }
 
@@ -233,7 +295,7 @@ mod tests {
     fn a_document_of_another_version_cut_or_with_unknown_fields_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("undo.json");
-        let empty = r#"{"version":VERSION,"sysctls":{},"devices":{},"directories":{},"files":{}EXTRA}"#;
+        let empty = r#"{"version":VERSION,"sysctls":{},"devices":{},"directories":{},"files":{},"user":null,"subids":null EXTRA}"#;
         let document = |version: &str, extra: &str| empty.replace("VERSION", version).replace("EXTRA", extra);
         std::fs::write(&path, document("1", "")).unwrap();
         Undo::open_at(&path).unwrap();

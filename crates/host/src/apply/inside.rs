@@ -1,0 +1,127 @@
+//! Programs that run inside the namespaces: kubeadm, and skopeo for images from disk.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use secrecy::{ExposeSecret, SecretString};
+use u7s_plan::control::{ActiveState, Request};
+use u7s_plan::crio::STORE;
+use u7s_plan::facts::UserFact;
+use u7s_plan::node::ComponentName;
+
+use super::{Applier, Ended, images};
+use crate::child::last_line;
+use crate::control::Client;
+use crate::enter::{Entry, Input, Output, Target};
+use crate::error::Error;
+use crate::{files, probe, programs};
+
+/// Where a carried document is found by the program: the first descriptor after the standard ones.
+const CARRIED: &str = "/proc/self/fd/3";
+
+/// The store's index of images, inside.
+///
+/// Source: containers/storage, images.go: an array of objects with `names` and `digest`.
+const STORE_INDEX: &str = "/var/lib/containers/storage/overlay-images/images.json";
+
+/// How long copying one image may take.
+const COPY: Duration = Duration::from_secs(600);
+
+/// Pause between two questions to the API server.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+impl Applier<'_> {
+    pub(super) fn run_inside(
+        &mut self,
+        argv: &[String],
+        config: Option<&SecretString>,
+        done_when: Option<&Path>,
+        limit: Duration,
+    ) -> Result<Ended, Error> {
+        let user = self.user()?;
+        if let Some(path) = done_when
+            && files::stat(path)?.is_some()
+            && self.comes_up(&user, limit / 15)?
+        {
+            return Ok(Ended::Held);
+        }
+        let target = Target::find(&user)?;
+        let argv = argv.iter().map(|word| word.replace("{config}", CARRIED));
+        let program = argv.clone().next().unwrap_or_default();
+        let mut entry = Entry::inside(&target, argv).deadline(limit);
+        if let Some(config) = config {
+            entry.carry("u7s-config", config.expose_secret().as_bytes())?;
+        }
+        let ended = entry.run()?;
+        if ended.status.success() {
+            Ok(Ended::Done)
+        } else {
+            Err(Error::Inside { program, status: ended.status })
+        }
+    }
+
+    /// The cluster was made by an earlier run: its API server comes up by itself once the kubelet runs, which no later
+    /// step may have enabled yet. False if it does not in time: then the program runs, and says what is there already.
+    fn comes_up(&mut self, user: &UserFact, limit: Duration) -> Result<bool, Error> {
+        let client = Client::new(user.uid);
+        let runs = |state| matches!(state, ActiveState::Active | ActiveState::Activating);
+        let kubelet =
+            client.status()?.components.into_iter().find(|seen| seen.name == ComponentName::Kubelet);
+        if kubelet.is_some_and(|kubelet| !runs(kubelet.active)) {
+            client.done(&Request::Start { component: ComponentName::Kubelet })?;
+        }
+        let began = Instant::now();
+        while began.elapsed() < limit {
+            if probe::api_ready(user, Duration::from_secs(5)) {
+                return Ok(true);
+            }
+            self.waiting("waiting for the API server of the existing cluster", began, limit);
+            std::thread::sleep(ASK_AGAIN);
+        }
+        Ok(false)
+    }
+
+    /// Images that the store has under the same name and digest are left alone.
+    ///
+    /// The source is root's, so no signature is asked of it: the administrator put it there.
+    pub(super) fn load_images(&mut self, source: &Path) -> Result<Ended, Error> {
+        let wanted = images::list(source)?;
+        let target = Target::find(&self.user()?)?;
+        let stored = images::stored(&store_index(&target)?);
+        let missing: Vec<_> = wanted.images.iter().filter(|image| !stored.has(image)).collect();
+        if missing.is_empty() {
+            return Ok(Ended::Held);
+        }
+        let skopeo = programs::needed("skopeo")?;
+        for (number, image) in missing.iter().enumerate() {
+            let began = Instant::now();
+            let what = format!("copying {} ({} of {})", image.name, number + 1, missing.len());
+            self.waiting(&what, began, COPY);
+            let from = format!("{}:{}:{}", wanted.transport, source.display(), image.name);
+            let to = format!("{STORE}{}", image.name);
+            let skopeo = skopeo.display().to_string();
+            quiet(&target, [&skopeo, "--insecure-policy", "copy", "--quiet", &from, &to], COPY)?;
+            (self.tell)(super::Event::Part(&image.name, began.elapsed()));
+        }
+        Ok(Ended::Done)
+    }
+}
+
+/// The index is the user's file: it is read by the user, inside, and taken as data. A missing one is an empty store.
+fn store_index(target: &Target) -> Result<Vec<u8>, Error> {
+    let entry = Entry::inside(target, ["/bin/cat", STORE_INDEX]).directory("/").input(Input::Null);
+    let ended = entry.output(Output::Capture(16 << 20)).deadline(Duration::from_secs(20)).run()?;
+    Ok(if ended.status.success() { ended.stdout } else { Vec::new() })
+}
+
+/// Runs a program whose output matters only if it fails.
+fn quiet(target: &Target, argv: [&str; 6], deadline: Duration) -> Result<(), Error> {
+    let entry =
+        Entry::inside(target, argv).directory("/").input(Input::Null).output(Output::Capture(64 << 10));
+    let ended = entry.deadline(deadline).run()?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    let (program, status) = (argv.first().copied().unwrap_or_default().into(), ended.status.to_string());
+    Err(Error::Failed { program, status, said: last_line(&ended.stderr) })
+}

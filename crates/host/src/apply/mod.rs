@@ -1,0 +1,234 @@
+//! Does what a plan says: each step is observed first, and done only where it does not hold.
+//!
+//! Nothing is remembered between runs but former values ([`crate::undo`]): a run that was killed is completed by running
+//! the same plan again.
+
+use std::time::{Duration, Instant};
+
+use u7s_plan::facts::UserFact;
+use u7s_plan::step::{Action, Owner, Phase, PhaseSteps, Realm, Step};
+
+use crate::enter::as_user;
+use crate::error::{Error, whole};
+use crate::files::Rights;
+use crate::probe;
+use crate::undo::Undo;
+
+mod failpoint;
+mod host;
+mod images;
+mod inside;
+mod kubeconfig;
+mod restore;
+mod tree;
+mod units;
+
+pub use failpoint::{Border, failpoint};
+
+/// What happens while a plan is applied; the doors print it.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A phase begins.
+    Phase(Phase),
+    /// A step begins that may take its time: starting a unit, loading images, running kubeadm.
+    Begins(Phase, &'a Step),
+    /// A step held already: nothing was done.
+    Held(Phase, &'a Step),
+    /// A step was done.
+    Done(Phase, &'a Step, Duration),
+    /// A step was left out on purpose, and why: a module that this kernel does not have.
+    Skipped(Phase, &'a Step, String),
+    /// A step was not done; `Applier::run_on` goes on, `Applier::run` ends.
+    Failed(Phase, &'a Step, &'a Error),
+    /// A step waits: what for, for how long already, and how long it will at most. Comes several times a second.
+    Waiting(&'a str, Duration, Duration),
+    /// Something of a step is done: an image was copied, and how long that took.
+    Part(&'a str, Duration),
+}
+
+/// How many steps did what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Steps that changed something.
+    pub done: usize,
+    /// Steps that held.
+    pub held: usize,
+    /// Steps left out on purpose.
+    pub skipped: usize,
+}
+
+/// How one step ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Held,
+    Done,
+    Skipped(String),
+}
+
+/// Root's hands.
+pub struct Applier<'a> {
+    user: String,
+    undo: Undo,
+    tell: &'a mut dyn FnMut(Event<'_>),
+}
+
+impl std::fmt::Debug for Applier<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Applier").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Applier<'a> {
+    /// For the node of `user`; `tell` hears of everything that happens.
+    ///
+    /// The process must have one thread only when it applies steps of the node's user: they are done by a copy of it.
+    ///
+    /// # Errors
+    /// Those of [`Undo::open`].
+    pub fn new(user: &str, tell: &'a mut dyn FnMut(Event<'_>)) -> Result<Self, Error> {
+        Ok(Self { user: user.to_owned(), undo: Undo::open()?, tell })
+    }
+
+    /// Applies phases in order and ends at the first step that fails.
+    ///
+    /// # Errors
+    /// `Step`, which names the step and holds the cause.
+    pub fn run<'p>(&mut self, phases: impl IntoIterator<Item = &'p PhaseSteps>) -> Result<Tally, Error> {
+        let mut tally = Tally::default();
+        for phase in phases {
+            failpoint(Border::Before, phase.phase);
+            (self.tell)(Event::Phase(phase.phase));
+            for step in &phase.steps {
+                self.step(phase.phase, step, &mut tally)?;
+            }
+            failpoint(Border::After, phase.phase);
+        }
+        Ok(tally)
+    }
+
+    /// Applies phases in order, goes on after errors and collects them: for reset.
+    ///
+    /// Shape: the errors are `Step`, in the order of the steps.
+    pub fn run_on<'p>(&mut self, phases: impl IntoIterator<Item = &'p PhaseSteps>) -> (Tally, Vec<Error>) {
+        let mut tally = Tally::default();
+        let mut errors = Vec::new();
+        for phase in phases {
+            failpoint(Border::Before, phase.phase);
+            (self.tell)(Event::Phase(phase.phase));
+            errors
+                .extend(phase.steps.iter().filter_map(|step| self.step(phase.phase, step, &mut tally).err()));
+            failpoint(Border::After, phase.phase);
+        }
+        (tally, errors)
+    }
+
+    fn step(&mut self, phase: Phase, step: &Step, tally: &mut Tally) -> Result<(), Error> {
+        let began = Instant::now();
+        if slow(&step.action) {
+            (self.tell)(Event::Begins(phase, step));
+        }
+        match self.act(step) {
+            Ok(Ended::Held) => {
+                tally.held += 1;
+                (self.tell)(Event::Held(phase, step));
+            }
+            Ok(Ended::Done) => {
+                tally.done += 1;
+                (self.tell)(Event::Done(phase, step, began.elapsed()));
+            }
+            Ok(Ended::Skipped(why)) => {
+                tally.skipped += 1;
+                (self.tell)(Event::Skipped(phase, step, why));
+            }
+            Err(error) => {
+                (self.tell)(Event::Failed(phase, step, &error));
+                let step = format!("{}: {}", step.realm, step.action);
+                return Err(Error::Step { phase, step, source: Box::new(error) });
+            }
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, step: &Step) -> Result<Ended, Error> {
+        let realm = step.realm;
+        match &step.action {
+            Action::CreateUser { name, home } => self.create_user(name, home),
+            Action::AddSubids { user, count } => self.add_subids(user, *count),
+            Action::LoadModule { name } => host::load_module(name),
+            Action::SetSysctl { key, value } => self.set_sysctl(key, value),
+            Action::SetDeviceMode { path, mode } => self.set_device_mode(path, *mode),
+            Action::MakeDir { path, mode, owner, fit } => {
+                let rights = self.rights(owner, *mode)?;
+                self.make_dir(realm, path, rights, *fit)
+            }
+            Action::WriteFile { path, mode, owner, text } => {
+                let rights = self.rights(owner, *mode)?;
+                self.write_file(realm, path, rights, text.as_bytes())
+            }
+            Action::RemoveFile { path } => self.remove_file(realm, path),
+            Action::RemoveTree { path, keep_root } => self.remove_tree(realm, path, *keep_root),
+            Action::StartUnit { unit, follows, seconds } => self.start_unit(unit, follows, *seconds),
+            Action::StopUnit { unit, seconds } => self.stop_unit(unit, *seconds),
+            Action::EnableUnit { unit } => units::enable(unit),
+            Action::DisableUnit { unit } => units::disable(unit),
+            Action::EnableComponent { component, enabled } => self.enable_component(*component, *enabled),
+            Action::LoadImages { source } => self.load_images(source),
+            Action::Run { argv, config, done_when, seconds } => {
+                self.run_inside(argv, config.as_ref(), done_when.as_deref(), Duration::from_secs(*seconds))
+            }
+            Action::PublishKubeconfig { source, path, owner } => self.publish(realm, source, path, owner),
+            Action::UnpublishKubeconfig { path, .. } => self.unpublish(realm, path),
+            Action::RestoreHost => self.restore_host(),
+        }
+    }
+
+    /// Ids and mode of something that is to be written.
+    fn rights(&self, owner: &Owner, mode: u32) -> Result<Rights, Error> {
+        let (uid, gid) = own();
+        Ok(match owner {
+            Owner::Root => Rights { uid, gid, mode },
+            Owner::RootForNode => Rights { uid, gid: self.user()?.gid, mode },
+            Owner::Node => self.user().map(|user| Rights { uid: user.uid, gid: user.gid, mode })?,
+        })
+    }
+
+    fn user(&self) -> Result<UserFact, Error> {
+        probe::user(&self.user).ok_or_else(|| Error::NoUser { name: self.user.clone() })
+    }
+
+    /// Does `work` with the rights of the realm.
+    fn as_realm(&self, realm: Realm, work: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+        match realm {
+            Realm::Root => work(),
+            Realm::User | Realm::Inside => {
+                let user = self.user()?;
+                let worked = as_user(&user, AS_USER, || work().map_err(|error| whole(&error)))?;
+                worked.map_err(|reason| Error::AsUser { uid: user.uid, reason })
+            }
+        }
+    }
+
+    /// Tells of a wait.
+    fn waiting(&mut self, what: &str, began: Instant, limit: Duration) {
+        (self.tell)(Event::Waiting(what, began.elapsed(), limit));
+    }
+}
+
+/// Whether a step is announced before it ends.
+fn slow(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::StartUnit { .. } | Action::StopUnit { .. } | Action::LoadImages { .. } | Action::Run { .. }
+    )
+}
+
+/// How long a child that dropped to the node's user may take: the user could stop it.
+const AS_USER: Duration = Duration::from_secs(120);
+
+/// uid and gid that stand for root: this process' own.
+fn own() -> (u32, u32) {
+    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! Kernel, cgroups, devices, limits and texts of the machine.
+
+use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::sys::utsname::uname;
+use u7s_plan::facts::{CgroupFact, Facts};
+use u7s_plan::host;
+
+use super::{proc_text, text};
+use crate::files;
+
+/// CAP_SYS_RESOURCE. Source: linux/capability.h.
+const SYS_RESOURCE: u32 = 24;
+
+/// Fills in what needs nobody's help.
+pub(crate) fn fill(facts: &mut Facts) {
+    if let Ok(name) = uname() {
+        facts.kernel = name.release().to_string_lossy().into_owned();
+        facts.hostname = name.nodename().to_string_lossy().into_owned();
+    }
+    facts.cgroup = cgroup(Path::new("/sys/fs/cgroup"));
+    facts.oom_floor = has_capability(&text("/proc/1/status"), SYS_RESOURCE);
+    let mode = |path: PathBuf| (files::device_mode(&path).ok().flatten(), path);
+    facts.devices = host::DEVICES.map(PathBuf::from).map(mode).map(|(mode, path)| (path, mode)).into();
+    facts.sysctls = host::SYSCTLS.map(|key| (key.to_owned(), sysctl(key))).into();
+    let modules = Modules::of(&facts.kernel);
+    facts.modules = host::MODULES.map(|name| (name.to_owned(), modules.has(name))).into();
+    facts.memory = memory(&text("/proc/meminfo"));
+    facts.cpus =
+        std::thread::available_parallelism().map_or(0, |count| count.get().try_into().unwrap_or(u32::MAX));
+    facts.os = os(&text("/etc/os-release"));
+    facts.resolv_conf = text("/etc/resolv.conf");
+    facts.hosts = text("/etc/hosts");
+}
+
+fn cgroup(root: &Path) -> CgroupFact {
+    let unified = statfs(root).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    let words = if unified { text(root.join("cgroup.controllers")) } else { String::new() };
+    CgroupFact { unified, controllers: words.split_ascii_whitespace().map(str::to_owned).collect() }
+}
+
+/// Source: proc_pid_status(5), `CapBnd`, hexadecimal.
+fn has_capability(status: &str, number: u32) -> bool {
+    let set = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set >> number & 1 == 1)
+}
+
+/// The value of a sysctl, trimmed; `None` where the key does not exist or may not be read.
+pub(crate) fn sysctl(key: &str) -> Option<String> {
+    let bytes = files::read_named(&Path::new("/proc/sys").join(key), files::LIMIT).ok()?;
+    Some(String::from_utf8_lossy(&bytes).trim().to_owned())
+}
+
+/// Which kernel modules there are.
+#[derive(Debug, Default)]
+pub(crate) struct Modules {
+    loaded: String,
+    built_in: Option<String>,
+}
+
+impl Modules {
+    /// Of the running kernel.
+    pub(crate) fn of(release: &str) -> Self {
+        let listing = ["/lib/modules", "/usr/lib/modules"]
+            .iter()
+            .map(|root| Path::new(root).join(release).join("modules.builtin"))
+            .find_map(|path| files::read_named(&path, 8 << 20).ok());
+        let built_in = listing.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Self { loaded: proc_text("/proc/modules"), built_in }
+    }
+
+    /// Loaded or built in; `None` if that cannot be told: nothing lists what is built in.
+    pub(crate) fn has(&self, name: &str) -> Option<bool> {
+        let name = plain(name);
+        let is_loaded =
+            self.loaded.lines().any(|line| line.split(' ').next().is_some_and(|first| plain(first) == name));
+        // Built-in modules with parameters show up here too.
+        if is_loaded || Path::new("/sys/module").join(&name).is_dir() {
+            return Some(true);
+        }
+        let file =
+            |line: &str| line.rsplit('/').next().map(|file| plain(file.split('.').next().unwrap_or(file)));
+        self.built_in.as_ref().map(|listing| listing.lines().any(|line| file(line).as_deref() == Some(&name)))
+    }
+}
+
+/// Dash and underscore are one in module names.
+fn plain(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// Source: proc_meminfo(5), kB.
+fn memory(text: &str) -> u64 {
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kilobytes = total.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kilobytes.map_or(0, |count| count.saturating_mul(1024))
+}
+
+/// Source: os-release(5).
+fn os(text: &str) -> Vec<String> {
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
+    };
+    format!("{} {}", value("ID"), value("ID_LIKE")).split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bounding_set_tells_whether_systemd_can_lower_oom_scores() {
+        assert!(has_capability("Name:\tx\nCapBnd:\t000001ffffffffff\n", SYS_RESOURCE));
+        assert!(!has_capability("CapBnd:\t000001fffeffffff\n", SYS_RESOURCE));
+        assert!(!has_capability("", SYS_RESOURCE));
+    }
+
+    #[test]
+    fn a_module_is_loaded_built_in_absent_or_unknown() {
+        let mut modules = Modules { loaded: "br_netfilter 32768 0 - Live 0x0\n".into(), built_in: None };
+        assert_eq!(modules.has("br-netfilter"), Some(true));
+        assert_eq!(modules.has("u7s_none"), None);
+        modules.built_in = Some("kernel/fs/u7s-some.ko\nkernel/drivers/net/u7s_other.ko\n".into());
+        assert_eq!(modules.has("u7s_some"), Some(true));
+        assert_eq!(modules.has("u7s_none"), Some(false));
+    }
+
+    #[test]
+    fn memory_and_os_are_read_and_garbage_is_nothing() {
+        assert_eq!(memory("MemTotal:        2048 kB\nMemFree: 1 kB\n"), 2048 * 1024);
+        assert_eq!(memory("MemTotal: many\n"), 0);
+        assert_eq!(os("NAME=\"A\"\nID=altlinux\nID_LIKE=\"fedora rhel\"\n"), ["altlinux", "fedora", "rhel"]);
+        assert!(os("").is_empty());
+    }
+}
