@@ -150,9 +150,8 @@ impl Acceptor {
             }
             Report::Ended(count) => account.open = account.open.saturating_sub(count),
         }
-        // A tenth must be free before it is said: at the limit connections come and go all the time.
-        if account.said_full
-            && account.capacity.saturating_sub(account.open) >= (account.capacity / 10).max(1)
+        // A quarter must be free before it is said: at the limit connections come and go all the time.
+        if account.said_full && account.capacity.saturating_sub(account.open) >= (account.capacity / 4).max(1)
         {
             account.said_full = false;
             tracing::info!(open = account.open, "the port forwarder accepts connections again");

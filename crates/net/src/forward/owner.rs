@@ -1,4 +1,6 @@
 //! Who listens on a port of this host: /proc/net/tcp tells the user and the socket, /proc/PID/fd the process.
+//!
+//! `/proc/net` is the network namespace of the process' first thread; ours is asked for in its place.
 
 use std::fmt;
 use std::fs::File;
@@ -30,7 +32,7 @@ impl fmt::Display for Owner {
 
 /// The owner of the socket that keeps `address:port` from being bound.
 pub(super) fn of(address: Ipv4Addr, port: u16) -> Owner {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
     let found = tables.iter().find_map(|table| find(&bounded_text(table), address, port));
     let Some(socket) = found else { return Owner::default() };
     Owner { uid: Some(socket.uid), process: holder(socket.inode) }

@@ -1,0 +1,100 @@
+//! What this program is when it is started again by a test.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, setrlimit};
+use u7s_net::forward::inner::{self, Settings};
+use u7s_net::forward::{Acceptor, MARK, SYSCTLS, TABLE, bind};
+use u7s_plan::node::{Forward, Protocol};
+use u7s_sys::{channel, netlink, tap};
+
+use crate::bed::{GATEWAY, NODE, OTHER_PORT};
+
+/// Plays the role that the environment names.
+pub(crate) fn play(role: &str) {
+    match role {
+        "node" => node(),
+        "inner" => inner_half(),
+        "acceptor" => acceptor(),
+        "squatter" => squatter(),
+        _ => panic!("no role {role}"),
+    }
+}
+
+/// Builds the network as pid 1 does, in namespaces of its own, and keeps it until standard input is closed.
+fn node() {
+    tap::create_persistent("tap0").unwrap();
+    let (lo, tap0) = (netlink::index_of("lo").unwrap(), netlink::index_of("tap0").unwrap());
+    let mut batch = netlink::Batch::default();
+    batch.link_up(lo, None);
+    batch.link_up(tap0, Some(1500));
+    batch.address(tap0, NODE);
+    batch.neighbour_route(tap0, GATEWAY);
+    batch.default_route(tap0, GATEWAY);
+    batch.local_default(lo, TABLE);
+    batch.mark_rule(MARK, TABLE);
+    batch.apply().unwrap();
+    for (key, value) in SYSCTLS {
+        std::fs::write(format!("/proc/sys/{key}"), value).unwrap();
+    }
+    println!("node is ready");
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
+
+/// Standard input is the channel.
+fn inner_half() {
+    let files = std::env::var("U7S_TEST_FILES").unwrap().parse().unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, files, files).unwrap();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+    let channel = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let settings = Settings { node_ip: NODE, gateway: GATEWAY, dial_deadline: Duration::from_secs(2) };
+    inner::run(channel, &settings).unwrap();
+}
+
+/// An acceptor that has no descriptor left until it is told so: standard input is a channel that first brings the end of
+/// the inner half's channel, then one more packet.
+fn acceptor() {
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+    let forward = Forward { protocol: Protocol::Tcp, address: NODE, port: OTHER_PORT };
+    let listeners = bind(&[forward]).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let acceptor = Acceptor::new(listeners).unwrap();
+        let mut hogged = Vec::new();
+        let mut word = [0; 8];
+        let mut attached = false;
+        let commands = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let Ok((bytes, descriptors)) = channel::receive(std::io::stdin().as_fd(), &mut word) else {
+                    continue;
+                };
+                match descriptors.into_iter().next() {
+                    Some(inner) if !attached => {
+                        acceptor.attach(inner).unwrap();
+                        attached = true;
+                        setrlimit(Resource::RLIMIT_NOFILE, 64, 64).unwrap();
+                        hogged.extend(std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()));
+                        println!("no descriptor is left");
+                    }
+                    _ if bytes > 0 => hogged.clear(),
+                    _ => return,
+                }
+            }
+        };
+        tokio::select! {
+            _ = acceptor.run() => {}
+            () = commands => {}
+        }
+    });
+}
+
+/// Takes the port as another user.
+fn squatter() {
+    let _taken = TcpListener::bind((NODE, OTHER_PORT)).unwrap();
+    println!("taken");
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
