@@ -18,7 +18,7 @@ const NODE: &str = "node";
 /// How long the node's cgroup may stay busy after its processes were killed.
 const REMOVAL: Duration = Duration::from_secs(2);
 
-/// The node's place in the cgroup2 hierarchy.
+/// The node's place in the cgroup2 hierarchy; dropped, it is emptied and removed.
 #[derive(Debug)]
 pub(crate) struct Node {
     /// Its directory on the host.
@@ -48,11 +48,28 @@ pub(crate) fn prepare(spec: &NodeSpec) -> Result<Node, Error> {
     Ok(Node { path, name, directory })
 }
 
+impl Node {
+    /// Kills what is left in it and removes it.
+    ///
+    /// # Errors
+    /// [`Error::RemoveCgroup`]: something still holds it after two seconds.
+    pub(crate) fn remove(self) -> Result<(), Error> {
+        remove(&self.path)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // After `remove` it is gone already; on the way out of a failure nothing better can be done.
+        let _ = remove(&self.path);
+    }
+}
+
 /// Kills what is left in a cgroup and removes it with all below; a missing one is fine.
 ///
 /// # Errors
 /// [`Error::RemoveCgroup`]: something still holds it after two seconds.
-pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+fn remove(path: &Path) -> Result<(), Error> {
     let deadline = Instant::now() + REMOVAL;
     let _ = fs::write(path.join("cgroup.kill"), "1");
     loop {

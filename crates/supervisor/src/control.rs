@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,19 +28,34 @@ const OPERATION: Duration = Duration::from_secs(120);
 /// A request, and where its answer goes.
 pub(crate) type Asked = (Request, oneshot::Sender<Answer>);
 
+/// The bound socket; dropped, its name is removed: a socket without a listener only misleads.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    listener: Bound,
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // A stale one that stays is replaced by the next start.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 /// Binds the socket, 0600; a stale one is replaced.
 ///
 /// # Errors
 /// [`Error::WriteFile`].
-pub(crate) fn bind(path: &Path) -> Result<Bound, Error> {
+pub(crate) fn bind(path: &Path) -> Result<Socket, Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::write(path)(error)),
         _ => {}
     }
     // The directory is 0700, so nobody else connects before the mode is set.
-    let socket = Bound::bind(path).map_err(Error::write(path))?;
+    let listener = Bound::bind(path).map_err(Error::write(path))?;
+    let socket = Socket { listener, path: path.to_owned() };
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(Error::write(path))?;
-    socket.set_nonblocking(true).map_err(Error::write(path))?;
+    socket.listener.set_nonblocking(true).map_err(Error::write(path))?;
     Ok(socket)
 }
 
@@ -48,8 +63,9 @@ pub(crate) fn bind(path: &Path) -> Result<Bound, Error> {
 ///
 /// # Errors
 /// [`Error::Io`]: the runtime takes no more descriptors.
-pub(crate) fn serve(socket: Bound, uid: u32, asked: mpsc::Sender<Asked>) -> Result<(), Error> {
-    let listener = UnixListener::from_std(socket).map_err(Error::io("watch the control socket"))?;
+pub(crate) fn serve(socket: &Socket, uid: u32, asked: mpsc::Sender<Asked>) -> Result<(), Error> {
+    let watched = socket.listener.try_clone().and_then(UnixListener::from_std);
+    let listener = watched.map_err(Error::io("watch the control socket"))?;
     tokio::spawn(accept(listener, uid, asked));
     Ok(())
 }
@@ -122,7 +138,8 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("control.sock");
         let (sender, mut receiver) = mpsc::channel::<Asked>(1);
-        serve(bind(&path).unwrap(), uid, sender).unwrap();
+        let socket = bind(&path).unwrap();
+        serve(&socket, uid, sender).unwrap();
         tokio::spawn(async move {
             while let Some((_, answer)) = receiver.recv().await {
                 answer.send(Answer::Done).unwrap();

@@ -31,7 +31,6 @@ mod tree;
 mod watch;
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -61,7 +60,7 @@ pub(crate) struct Prepared {
     pub(crate) channel: OwnedFd,
     pub(crate) link: link::Attachment,
     pub(crate) listeners: Listeners,
-    pub(crate) control: UnixListener,
+    pub(crate) control: control::Socket,
     pub(crate) timings: Timings,
     pub(crate) began: Instant,
 }
@@ -74,15 +73,11 @@ pub(crate) struct Prepared {
 /// Why the node could not be built or kept. No process, mount or cgroup of it is left then.
 pub fn run(options: &Options) -> Result<(), Error> {
     let prepared = prepare(options)?;
-    let socket = socket_of(options);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Error::io("start the runtime"))?;
-    let outcome = runtime.block_on(serve::serve(prepared));
-    // A socket without a listener only misleads; a failure leaves a stale one, which the next start replaces.
-    let _ = std::fs::remove_file(socket);
-    outcome
+    runtime.block_on(serve::serve(prepared))
 }
 
 /// All that can be refused is asked before the clone; ports are bound first of all, so that nobody else takes them.

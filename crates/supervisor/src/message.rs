@@ -180,8 +180,12 @@ pub(crate) fn receive<M: DeserializeOwned>(
     socket: BorrowedFd<'_>,
 ) -> Result<Option<(M, Vec<OwnedFd>)>, Error> {
     let mut buffer = vec![0; MAX_PACKET];
-    let (length, descriptors) = u7s_sys::channel::receive(socket, &mut buffer)
-        .map_err(Error::system("receive a message of the node's pid 1"))?;
+    let mut received = u7s_sys::channel::receive(socket, &mut buffer);
+    if matches!(&received, Err(error) if error.errno() == Some(Errno::ECONNRESET)) {
+        // The other side ended without reading all: said once, before its own last words.
+        received = u7s_sys::channel::receive(socket, &mut buffer);
+    }
+    let (length, descriptors) = received.map_err(Error::system("receive a message of the node's pid 1"))?;
     if length == 0 {
         return Ok(None);
     }
@@ -214,5 +218,16 @@ mod tests {
         assert!(matches!(receive::<Event>(theirs.as_fd()).unwrap_err(), Error::Message { .. }));
         drop(ours);
         assert!(receive::<Event>(theirs.as_fd()).unwrap().is_none());
+    }
+
+    #[test]
+    fn last_words_are_heard_although_ours_were_not() {
+        let (ours, theirs) = u7s_sys::channel::pair().unwrap();
+        send(ours.as_fd(), &Order { id: 0, command: Command::Mapped }, &[]).unwrap();
+        send(theirs.as_fd(), &Event::Failed { reason: "no tap".into() }, &[]).unwrap();
+        drop(theirs);
+        let heard = receive::<Event>(ours.as_fd()).unwrap().unwrap().0;
+        assert!(matches!(heard, Event::Failed { reason } if reason == "no tap"));
+        assert!(receive::<Event>(ours.as_fd()).unwrap().is_none());
     }
 }

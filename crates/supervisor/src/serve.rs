@@ -62,6 +62,8 @@ pub(crate) struct Node {
     /// When pid 1 must have built everything; none once it has.
     pub(crate) build_until: Option<Instant>,
     happened: mpsc::Sender<Happened>,
+    /// Kept for its name on disk.
+    _control: control::Socket,
 }
 
 /// Serves until SIGTERM or SIGINT; then everything is ended in reverse order.
@@ -103,7 +105,7 @@ impl Node {
     ) -> Result<Self, Error> {
         let Prepared { spec, tree, cgroup, namespace, channel, link, listeners, control, timings, began } =
             prepared;
-        control::serve(control, spec.user.uid, asked)?;
+        control::serve(&control, spec.user.uid, asked)?;
         let network = |source| Error::Network { what: "serve the forwarded ports", source };
         let acceptor = Arc::new(Acceptor::new(listeners).map_err(network)?);
         let served = Arc::clone(&acceptor);
@@ -124,6 +126,7 @@ impl Node {
             runtime: None,
             notifier: Notifier::new(),
             build_until: Some(Instant::now() + BUILD),
+            _control: control,
             spec,
             tree,
             cgroup,

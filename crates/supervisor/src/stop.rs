@@ -8,12 +8,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use u7s_plan::node::ComponentName;
 
+use crate::Error;
 use crate::notify::Notifier;
 use crate::pid_one::PidOne;
 use crate::serve::{Happened, Node};
 use crate::service::Service;
 use crate::watch::watch;
-use crate::{Error, cgroup};
 
 /// How long a component may take after SIGTERM.
 const COMPONENT: Duration = Duration::from_secs(10);
@@ -54,7 +54,7 @@ pub(crate) async fn stop(
     node.link.reap();
     let Node { namespace, cgroup, .. } = node;
     drop(namespace);
-    let removed = cgroup::remove(&cgroup.path);
+    let removed = cgroup.remove();
     reason.and(removed)
 }
 

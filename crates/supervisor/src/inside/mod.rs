@@ -76,6 +76,7 @@ fn build(channel: &OwnedFd, blueprint: Blueprint<'_>) -> Result<Vec<String>, Err
 
 /// Ties this process to the supervisor and takes from it what it shall not have.
 fn settle(channel: &OwnedFd) -> Result<(), Error> {
+    nix::sys::prctl::set_name(c"u7s-init").map_err(call("take the name u7s-init"))?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(call("ask for the signal at the supervisor's death"))?;
     u7s_sys::fork::close_all_but(&[channel.as_fd()])
