@@ -13,7 +13,7 @@ use serde_saphyr::{DuplicateKeyPolicy, Options, Spanned};
 pub const MAX_BYTES: usize = 1 << 20;
 
 /// How deep collections may nest.
-pub const MAX_DEPTH: usize = 64;
+pub const MAX_DEPTH: usize = 32;
 
 /// Why a text is no YAML that we take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +70,8 @@ fn options() -> Options {
             max_events: 200_000,
             max_aliases: 1_000,
             max_anchors: 1_000,
+            max_total_scalar_bytes: 4 * MAX_BYTES,
+            max_recorded_anchor_bytes: 4 * MAX_BYTES,
         },
         duplicate_keys: DuplicateKeyPolicy::Error,
         alias_limits: serde_saphyr::alias_limits! {
@@ -103,7 +105,11 @@ fn syntax(error: &serde_saphyr::Error, origin: &str) -> Error {
     let (line, column) = location.map_or((0, 0), |at| (at.line(), at.column()));
     let rendered = error.without_snippet().to_string();
     let why = rendered.lines().next().unwrap_or("cannot be read");
-    let why = why.split(" at line ").next().unwrap_or(why).trim_end_matches([':', ',']).to_owned();
+    // What follows are advice for programmers and places again.
+    let end =
+        [", set DuplicateKeyPolicy", " at line ", " (defined"].iter().filter_map(|mark| why.find(mark)).min();
+    let why = why.get(..end.unwrap_or(why.len())).unwrap_or(why).trim_end_matches([':', ',']);
+    let why = why.replace("budget breached: ", "more than a configuration may have: ");
     Error::Syntax { origin: origin.into(), line, column, why }
 }
 
@@ -240,46 +246,103 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "the bound on time is what is tested")]
     fn refused(text: &str) -> String {
         let start = Instant::now();
         let error = documents(text, "u.yaml").expect_err("must be refused").to_string();
         assert!(start.elapsed() < Duration::from_secs(1), "took {:?}", start.elapsed());
+        assert!(!error.contains('\n'), "{error}");
         error
     }
 
     #[test]
     fn documents_are_read_as_kubeadm_reads_them() {
-        let text = "# c\na: 1\nb: [x, 'yes', \"0755\", 1.5, true, null, ~]\n---\n---\n{\"c\": {\"d\": \"e\"}}\n...\n---\n- &x {k: v}\n- *x\n";
+        let text = "# c\na: 1\nb: [x, 'yes', \"0755\", 1.5, true, null, ~]\n---\n---\n{\"c\": {\"d\": \"e\"}}\n...\n---\n\
+                    - &x {k: v}\n- *x\n- {<<: *x, l: 0}\n";
         let read = documents(text, "u.yaml").unwrap();
         let b = json!(["x", "yes", "0755", 1.5, true, null, null]);
-        assert_eq!(
-            read,
-            [json!({"a": 1, "b": b}), json!({"c": {"d": "e"}}), json!([{"k": "v"}, {"k": "v"}])]
-        );
+        let aliased = json!([{"k": "v"}, {"k": "v"}, {"k": "v", "l": 0}]);
+        assert_eq!(read, [json!({"a": 1, "b": b}), json!({"c": {"d": "e"}}), aliased]);
         assert!(documents("", "u.yaml").unwrap().is_empty());
         assert!(documents("---\n# nothing\n---\n", "u.yaml").unwrap().is_empty());
+        assert_eq!(documents("a: b\r\nc: |\r\n  d\r\n", "u.yaml").unwrap(), [json!({"a": "b", "c": "d\n"})]);
     }
 
     #[test]
     fn f44_bad_yaml_is_refused_with_its_place() {
-        for text in [
-            "a: 1\nb: 2\na: 3\n",
-            "a:\n\t- b\n",
-            "\u{feff}a: 1\n",
-            "a: 1\nb: \"\0\"\n",
-            "a: yes\n",
-            "a: [on, b]\n",
-            "a: 0755\n",
-            "a: -007\n",
-            "a: .nan\n",
-            "a: !!python/object:os.system x\n",
-            "a: *nowhere\n",
-            "a: [1, 2\nb: 3\n",
-            "a: 'b\n",
-            "a: b: c\n",
-            "? {a: b}\n: c\n",
-        ] {
+        let cases = [
+            ("a: 1\nb: 2\na: 3\n", "u.yaml:3:1: duplicate mapping key: a"),
+            ("a:\n\t- b\n", "u.yaml:2:2: tabs disallowed within this context (block indentation)"),
+            ("\u{feff}a: 1\n", "u.yaml:1:1: a byte order mark; save the file without one"),
+            ("a: 1\nb: \"\0\"\n", "u.yaml:2:5: a NUL byte"),
+            (
+                "a: yes\n",
+                "u.yaml:1:4: yes is a boolean to some readers and a text to others: write true or \"yes\"",
+            ),
+            (
+                "ä: [on, b]\n",
+                "u.yaml:1:5: on is a boolean to some readers and a text to others: write true or \"on\"",
+            ),
+            (
+                "- &a No\n- *a\n",
+                "No is a boolean to some readers and a text to others: write false or \"No\"",
+            ),
+            ("a: 0755\n", "u.yaml:1:4: 0755 is octal to some readers and decimal to others"),
+            ("a: -007\n", "u.yaml:1:4: -007 is octal to some readers and decimal to others"),
+            ("a: .nan\n", "u.yaml:1:4: non-finite float"),
+            ("a: !!python/object:os.system x\n", "u.yaml:1:30: unsupported tag"),
+            ("a: *nowhere\n", "u.yaml:1:4: alias references unknown anchor"),
+            ("a: [1, 2\nb: 3\n", "u.yaml:2:"),
+            ("a: 'b\n", "u.yaml:2:1: "),
+            ("a: b: c\n", "u.yaml:1:5: mapping values are not allowed in this context"),
+            ("? {a: b}\n: c\n", "u.yaml:1:3: expected string scalar"),
+        ];
+        for (text, expected) in cases {
+            let error = refused(text);
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn f44_bombs_are_refused_in_time() {
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..10 {
+            let last = format!("*a{}", level - 1);
+            bomb += &format!("a{level}: &a{level} [{}]\n", [last.as_str(); 9].join(", "));
+        }
+        let nested: String = (0..10_000).map(|depth| format!("{}a:\n", " ".repeat(depth % 90))).collect();
+        let cases = [
+            bomb,
+            "[".repeat(10_000),
+            "{a: ".repeat(10_000),
+            "- ".repeat(10_000),
+            (0..1000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect(),
+            nested,
+            "--- a\n".repeat(1000),
+            "- a\n".repeat(200_000),
+            format!("a: &a {}\nb: [{}]\n", "x".repeat(500_000), "*a, ".repeat(100_000)),
+            format!("&a{} x", "y".repeat(500_000)) + &": {".repeat(1000),
+        ];
+        for text in &cases {
             println!("{}", refused(text));
+        }
+    }
+
+    #[test]
+    fn f44_a_large_text_is_refused_unread() {
+        let error = documents(&"a".repeat(100 << 20), "u.yaml").unwrap_err();
+        assert_eq!(error, Error::TooLarge { origin: "u.yaml".into(), bytes: 100 << 20 });
+    }
+
+    #[test]
+    fn an_error_never_quotes_a_value() {
+        for text in [
+            "token: abcdef.0123456789abcdef: x\n",
+            "token: 'abcdef.0123456789abcdef\n",
+            "t: [abcdef.0123456789abcdef\n",
+        ] {
+            let error = refused(text);
+            assert!(!error.contains("0123456789"), "{error}");
         }
     }
 }

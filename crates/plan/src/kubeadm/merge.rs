@@ -2,32 +2,64 @@
 
 use std::path::PathBuf;
 
+use secrecy::SecretString;
 use serde_json::Value;
 
-use super::{Error, Input, Output};
+use super::documents;
+use super::kubelet::Fragment;
+use super::{Error, Input, Output, cluster, fields, flags, init, network, patches, proxy, render};
 use crate::request;
 
 /// Completes the user's flags and documents with what a rootless node needs.
 ///
+/// Pure: the same input gives the same text.
+///
 /// # Errors
-/// See [`Error`]; the first that is found.
+/// The first [`Error`] that is found: kubeadm's own refusals, contradictions, networks that overlap.
 pub fn merge(input: &Input<'_>) -> Result<Output, Error> {
-    let _ = input;
-    Err(Error::Mixed(Vec::new()))
+    flags::mixed(input.request)?;
+    let mut documents = documents::sort(&input.documents, input.request.config_file().is_some())?;
+    flags::fold(input.request, &mut documents)?;
+    let pass_flags = flags::pass(input.request)?;
+    let init = init::complete(&mut documents.init, input)?;
+    let cluster = cluster::complete(&mut documents.cluster, input)?;
+    proxy::complete(&mut documents.proxy)?;
+    let networks = network::networks(&documents.cluster, input)?;
+    let kubelet = documents.kubelet.clone();
+    let fragment = kubelet.map(|document| Fragment { origin: "KubeletConfiguration".into(), document });
+    Ok(Output {
+        config: SecretString::from(render::whole(&documents)),
+        redacted: render::redacted(&documents),
+        patches: patches::files(input, fragment)?,
+        node_name: init.node_name,
+        api_port: init.api_port,
+        api_address: input.node.node_ip,
+        pod_cidr: networks.pods,
+        service_cidr: networks.services,
+        dns_domain: cluster.dns_domain,
+        etcd_data_dir: cluster.etcd_data_dir,
+        cert_dir: cluster.cert_dir,
+        image_repository: cluster.image_repository,
+        kubernetes_version: cluster.kubernetes_version,
+        control_plane_endpoint: cluster.control_plane_endpoint,
+        tainted: init.tainted,
+        audit: cluster.audit,
+        dry_run: init.dry_run,
+        ignored: init.ignored,
+        skip_phases: init.skip_phases,
+        pass_flags,
+    })
 }
 
 /// The user's own patches directory: `--patches`, or `patches.directory` of the InitConfiguration.
+///
+/// A relative path means the caller's directory.
 #[must_use]
 pub fn patches_directory(request: &request::Init, documents: &[Value]) -> Option<PathBuf> {
-    let flag = request
-        .config_flags
-        .iter()
-        .rev()
-        .find(|(name, _)| name == "patches")
-        .map(|(_, value)| value.as_str());
     let field = || {
-        let document = documents.iter().find(|document| document["kind"] == "InitConfiguration")?;
-        document["patches"]["directory"].as_str()
+        let kind =
+            |document: &&Value| document.get("kind").and_then(Value::as_str) == Some("InitConfiguration");
+        fields::text(documents.iter().find(kind)?.as_object()?, &["patches", "directory"])
     };
-    flag.or_else(field).filter(|directory| !directory.is_empty()).map(PathBuf::from)
+    request.value("patches").filter(|directory| !directory.is_empty()).or_else(field).map(PathBuf::from)
 }

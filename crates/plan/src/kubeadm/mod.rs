@@ -14,8 +14,19 @@ use serde_json::Value;
 use crate::need::Ignored;
 use crate::request;
 
+mod cluster;
+mod documents;
 mod error;
+mod fields;
+mod flags;
+mod init;
+mod kubelet;
 mod merge;
+mod network;
+mod patches;
+mod proxy;
+mod render;
+mod schema;
 
 pub use error::Error;
 pub use merge::{merge, patches_directory};

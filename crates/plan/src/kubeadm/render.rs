@@ -1,0 +1,44 @@
+//! Documents as text: JSON, which kubeadm reads as the YAML it is.
+
+use serde_json::Value;
+
+use super::documents::{self, Documents, V1BETA4};
+use super::init;
+
+/// The whole configuration, with secrets.
+pub(super) fn whole(documents: &Documents) -> String {
+    let values = values(documents);
+    join(&values)
+}
+
+/// The configuration for people: without tokens, keys and values of environments.
+pub(super) fn redacted(documents: &Documents) -> String {
+    let mut init = documents.init.clone();
+    init::redact(&mut init);
+    let mut values = values(documents);
+    if let Some(first) = values.first_mut() {
+        *first = documents::headed(V1BETA4, "InitConfiguration", &init);
+    }
+    values.iter_mut().for_each(init::redact_environment);
+    join(&values)
+}
+
+/// InitConfiguration first.
+fn values(documents: &Documents) -> Vec<Value> {
+    let kubelet = documents.kubelet.as_ref().map(documents::headed_kubelet);
+    let [version, kind] = documents::PROXY;
+    [
+        Some(documents::headed(V1BETA4, "InitConfiguration", &documents.init)),
+        Some(documents::headed(V1BETA4, "ClusterConfiguration", &documents.cluster)),
+        kubelet,
+        Some(documents::headed(version, kind, &documents.proxy)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn join(values: &[Value]) -> String {
+    let texts: Vec<_> = values.iter().map(|value| format!("{value:#}\n")).collect();
+    texts.join("---\n")
+}
