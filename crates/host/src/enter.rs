@@ -202,7 +202,7 @@ impl<'a> Entry<'a> {
             path: text(path.as_os_str())?,
             identity: carried.identity,
             instead: text(OsStr::new(&format!("{prefix}/proc/self/fd/{descriptor}")))?,
-            descriptor,
+            descriptor: Some(descriptor),
         });
         Ok(())
     }

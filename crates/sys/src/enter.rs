@@ -55,8 +55,8 @@ pub struct Substitute {
     pub identity: (u64, u64),
     /// The argument with another name in it.
     pub instead: CString,
-    /// The new descriptor that carries the content; closed at exec when it is not needed.
-    pub descriptor: RawFd,
+    /// The new descriptor that carries the content, if one does; closed at exec when it is not needed.
+    pub descriptor: Option<RawFd>,
 }
 
 /// Where the child goes before it becomes the program.
@@ -361,7 +361,7 @@ mod tests {
             path: c"/etc/passwd".into(),
             identity: (found.dev(), inode),
             instead: c"replaced".into(),
-            descriptor: 2,
+            descriptor: None,
         };
         let argv = [c"/bin/echo", c"/etc/passwd"];
         assert_eq!(run(&argv, c"/", &[substitute(found.ino())]).1, "/etc/passwd\n");

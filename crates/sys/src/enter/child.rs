@@ -147,7 +147,9 @@ fn become_program(program: &Program<'_>, mut pointers: Pointers, lines: Lines) -
     }
     for substitute in program.substitutes {
         if names_the_file(substitute) {
-            let _ = fcntl(borrow(substitute.descriptor), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+            if let Some(descriptor) = substitute.descriptor {
+                let _ = fcntl(borrow(descriptor), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+            }
         } else if let Some(argument) = pointers.argv.get_mut(substitute.index) {
             *argument = substitute.instead.as_ptr();
         }
