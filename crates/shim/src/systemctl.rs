@@ -1,1 +1,0 @@
-//! argv of systemctl.
