@@ -72,7 +72,8 @@ impl Systemd {
             .enable_all()
             .build()
             .map_err(|source| Error::Runtime { source })?;
-        let connecting = runtime.block_on(async { tokio::time::timeout(CALL, connection(Path::new(PRIVATE))).await });
+        let connecting =
+            runtime.block_on(async { tokio::time::timeout(CALL, connection(Path::new(PRIVATE))).await });
         let connection = connecting
             .unwrap_or_else(|_| Err(late("connect")))
             .map_err(|source| Error::NoSystemd { source: Box::new(source) })?;

@@ -3,6 +3,7 @@
 //! The first value wins: a second init must not take our own value for the former one.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -122,47 +123,27 @@ impl Undo {
 
     /// Keeps the former value of a sysctl.
     pub(crate) fn sysctl(&mut self, key: &str, value: &str) -> Result<(), Error> {
-        if self.former.sysctls.contains_key(key) {
-            return Ok(());
-        }
-        self.former.sysctls.insert(key.to_owned(), value.to_owned());
-        self.save()
+        self.change(|former| first(&mut former.sysctls, key.to_owned(), value.to_owned()))
     }
 
     /// Keeps the former permission bits of a device.
     pub(crate) fn device(&mut self, path: &Path, mode: u32) -> Result<(), Error> {
-        if self.former.devices.contains_key(path) {
-            return Ok(());
-        }
-        self.former.devices.insert(path.to_owned(), mode);
-        self.save()
+        self.change(|former| first(&mut former.devices, path.to_owned(), mode))
     }
 
     /// Keeps the former owner and mode of a directory, or that it was not there.
     pub(crate) fn directory(&mut self, path: &Path, rights: Option<Rights>) -> Result<(), Error> {
-        if self.former.directories.contains_key(path) {
-            return Ok(());
-        }
-        self.former.directories.insert(path.to_owned(), rights.map(FormerRights::from));
-        self.save()
+        self.change(|former| first(&mut former.directories, path.to_owned(), rights.map(FormerRights::from)))
     }
 
     /// Keeps the former file, or that there was none.
     pub(crate) fn file(&mut self, path: &Path, file: Option<&files::Whole>) -> Result<(), Error> {
-        if self.former.files.contains_key(path) {
-            return Ok(());
-        }
-        self.former.files.insert(path.to_owned(), file.map(FormerFile::from));
-        self.save()
+        self.change(|former| first(&mut former.files, path.to_owned(), file.map(FormerFile::from)))
     }
 
     /// Keeps that we made a user.
     pub(crate) fn user(&mut self, name: &str) -> Result<(), Error> {
-        if self.former.user.is_some() {
-            return Ok(());
-        }
-        self.former.user = Some(name.to_owned());
-        self.save()
+        self.change(|former| former.user.is_none() && former.user.replace(name.to_owned()).is_none())
     }
 
     /// Keeps which subordinate ids we gave.
@@ -174,16 +155,18 @@ impl Undo {
     ) -> Result<(), Error> {
         let given =
             GivenSubids { user: user.to_owned(), uids: uids.map(Into::into), gids: gids.map(Into::into) };
-        self.former.subids = Some(given);
-        self.save()
+        self.change(|former| former.subids.replace(given.clone()) != Some(given))
     }
 
     /// Takes a file out of the book.
     pub(crate) fn forget_file(&mut self, path: &Path) -> Result<(), Error> {
-        match self.former.files.remove(path) {
-            Some(_) => self.save(),
-            None => Ok(()),
-        }
+        self.change(|former| former.files.remove(path).is_some())
+    }
+
+    /// Changes the newest state on disk: `u7s host-apply` may have written since, while systemd started the unit for us.
+    fn change(&mut self, edit: impl FnOnce(&mut Former) -> bool) -> Result<(), Error> {
+        self.former = Self::open_at(&self.path)?.former;
+        if edit(&mut self.former) { self.save() } else { Ok(()) }
     }
 
     /// Nothing was changed, or all is as it was.
@@ -208,6 +191,17 @@ impl Undo {
             }
         }
         files::replace(&self.path, &bytes, rights(0o600))
+    }
+}
+
+/// Enters a value unless there is one; says whether it did.
+fn first<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
+    match map.entry(key) {
+        Entry::Occupied(_) => false,
+        Entry::Vacant(vacant) => {
+            vacant.insert(value);
+            true
+        }
     }
 }
 
@@ -275,6 +269,18 @@ mod tests {
         let file = former.files[Path::new("/root/.kube/config")].as_ref().unwrap();
         assert_eq!(file.bytes().unwrap(), [0, 255, b'a']);
         assert_eq!(Rights::from(file.rights), RIGHTS);
+    }
+
+    #[test]
+    fn what_another_process_wrote_meanwhile_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("undo.json");
+        let (mut one, mut other) = (Undo::open_at(&path).unwrap(), Undo::open_at(&path).unwrap());
+        one.sysctl("a/b", "1").unwrap();
+        other.device(Path::new("/dev/x"), 0o600).unwrap();
+        other.sysctl("a/b", "2").unwrap();
+        let former = Undo::open_at(&path).unwrap().former().clone();
+        assert_eq!((former.sysctls["a/b"].as_str(), former.devices.len()), ("1", 1));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Nothing is remembered between runs but former values ([`crate::undo`]): a run that was killed is completed by running
 //! the same plan again.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use u7s_plan::facts::UserFact;
@@ -87,6 +88,14 @@ impl<'a> Applier<'a> {
     /// Those of [`Undo::open`].
     pub fn new(user: &str, tell: &'a mut dyn FnMut(Event<'_>)) -> Result<Self, Error> {
         Ok(Self { user: user.to_owned(), undo: Undo::open()?, tell })
+    }
+
+    /// Keeps former values in another book, for tests and for hosts seen from elsewhere.
+    ///
+    /// # Errors
+    /// Those of [`Undo::open`].
+    pub fn keeping(self, book: &Path) -> Result<Self, Error> {
+        Ok(Self { undo: Undo::open_at(book)?, ..self })
     }
 
     /// Applies phases in order and ends at the first step that fails.
