@@ -85,7 +85,7 @@ pub fn init(
         request,
         documents: docs.documents,
         user_patches: docs.patches,
-        node: node_facts(facts, node_ip),
+        node: node_facts(config, facts, node_ip),
     })?;
     let unmet = judge(preflight::needs(config, facts, &merged), &merged);
     let degraded: Vec<String> = preflight::DEGRADING
@@ -150,7 +150,7 @@ fn judge(needs: Vec<Unmet>, merged: &Output) -> Vec<Unmet> {
         .collect()
 }
 
-fn node_facts(facts: &Facts, node_ip: Ipv4Addr) -> NodeFacts {
+fn node_facts(config: &Config, facts: &Facts, node_ip: Ipv4Addr) -> NodeFacts {
     let version = facts.versions.get("kubeadm").and_then(Option::as_deref);
     NodeFacts {
         node_ip,
@@ -163,6 +163,7 @@ fn node_facts(facts: &Facts, node_ip: Ipv4Addr) -> NodeFacts {
         cri_socket: host::CRI_SOCKET.into(),
         degraded: !preflight::missing_controllers(facts).is_empty(),
         ignored: crate::need::Ignored::default(),
+        timeout_factor: config.timeout_factor,
     }
 }
 

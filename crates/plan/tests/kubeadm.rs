@@ -8,6 +8,7 @@
 )]
 #![expect(clippy::disallowed_types, reason = "the real kubeadm is asked")]
 #![expect(clippy::tests_outside_test_module, reason = "an integration test is one module of tests")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -32,6 +33,7 @@ fn node() -> NodeFacts {
         cri_socket: "/run/crio/crio.sock".into(),
         degraded: false,
         ignored: Ignored::default(),
+        timeout_factor: 1,
     }
 }
 
@@ -179,6 +181,11 @@ fn a_degraded_node_has_no_limits_of_its_own_and_ignores_what_it_must() {
 }
 
 #[test]
+fn a_slow_machine_gets_longer_timeouts_but_for_the_users_own() {
+    golden("slow", NodeFacts { timeout_factor: 5, ..node() });
+}
+
+#[test]
 fn a_users_patches_lie_beside_ours_and_ours_is_the_last() {
     golden("patches", node());
 }
@@ -215,6 +222,7 @@ fn with_patch(name: &str, text: &str) -> Result<Output, Error> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a flat table")]
 fn values_that_contradict_a_need_are_refused_with_both_named() {
     let arg = |name: &str, value: &str| json!([{"name": name, "value": value}]);
     let kubelet = |name, value| json!({"nodeRegistration": {"kubeletExtraArgs": arg(name, value)}});
@@ -461,6 +469,7 @@ fn flags_beside_a_config_are_refused_in_kubeadms_words() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a flat table")]
 fn bad_values_are_told_before_anything_is_done() {
     let long = "x".repeat(254);
     let cases = [

@@ -83,7 +83,7 @@ fn controller_manager(cluster: &mut Document) -> Result<(), Error> {
 /// The node has one address; another one would be advertised to pods and never answer.
 fn api_server(cluster: &Document, input: &Input<'_>) -> Result<(), Error> {
     let ours = input.node.node_ip.to_string();
-    let why = "the host's address on its default route is the node's only address";
+    let why = "the node has one address, which is one of the host's own";
     same_argument(cluster, &API_ARGS, ("advertise-address", &ours), why)
 }
 

@@ -35,6 +35,7 @@ pub(super) fn complete(init: &mut Document, input: &Input<'_>) -> Result<Facts, 
     kubelet::check_arguments(items(init, &KUBELET_ARGS), &input.node)?;
     fields::default_argument(init, &KUBELET_ARGS, "node-ip", &input.node.node_ip.to_string())?;
     set(init, &["patches", "directory"], input.node.patches_dir.to_string_lossy().as_ref())?;
+    timeouts(init, input.node.timeout_factor)?;
     secrets(init, input)?;
     let ignored = ignored(init, input)?;
     let dry_run = input.request.dry_run || init.shift_remove("dryRun") == Some(Value::Bool(true));
@@ -80,7 +81,7 @@ fn address(init: &mut Document, input: &Input<'_>) -> Result<(), Error> {
             ),
             value: given.escape_debug().to_string(),
             need: ours,
-            why: "the host's address on its default route is the node's only address",
+            why: "the node has one address, which is one of the host's own",
         });
     }
     set(init, &path, ours)
@@ -118,6 +119,27 @@ fn socket(init: &mut Document, input: &Input<'_>) -> Result<(), Error> {
         });
     }
     set(init, &path, ours)
+}
+
+/// kubeadm's timeouts in seconds.
+///
+/// Source: kubernetes 1.34.4, cmd/kubeadm/app/constants.
+const TIMEOUTS: [(&str, u32); 7] = [
+    ("controlPlaneComponentHealthCheck", 240),
+    ("kubeletHealthCheck", 240),
+    ("kubernetesAPICall", 60),
+    ("etcdAPICall", 120),
+    ("tlsBootstrap", 300),
+    ("discovery", 300),
+    ("upgradeManifests", 300),
+];
+
+/// Longer timeouts for a slow machine.
+fn timeouts(init: &mut Document, factor: u32) -> Result<(), Error> {
+    for (name, seconds) in TIMEOUTS.into_iter().filter(|_| factor > 1) {
+        fields::default(init, &["timeouts", name], format!("{}s", u64::from(seconds) * u64::from(factor)))?;
+    }
+    Ok(())
 }
 
 /// Tokens and the certificate key have kubeadm's form, so that a bad one is told before anything is done.

@@ -145,6 +145,11 @@ fn defaults(node: &NodeFacts) -> Vec<(&'static [&'static str], Value)> {
             }),
         ),
     ];
+    if node.timeout_factor > 1 {
+        // The kubelet's own value is two minutes.
+        defaults
+            .push((&["runtimeRequestTimeout"], json!(format!("{}m", 2 * u64::from(node.timeout_factor)))));
+    }
     if !node.degraded {
         defaults.push((&["podPidsLimit"], json!(4096)));
         defaults.push((&["cgroupsPerQOS"], json!(true)));
@@ -179,7 +184,7 @@ pub(super) fn check_arguments(arguments: &[Value], node: &NodeFacts) -> Result<(
     let node_ip = node.node_ip.to_string();
     let socket = format!("unix://{}", node.cri_socket.display());
     let fixed = [
-        ("node-ip", node_ip.as_str(), "the host's address on its default route is the node's only address"),
+        ("node-ip", node_ip.as_str(), "the node has one address, which is one of the host's own"),
         ("container-runtime-endpoint", socket.as_str(), "containers run under the node's own CRI-O"),
         ("root-dir", "/var/lib/kubelet", "no other directory of the kubelet is the node user's own"),
     ];

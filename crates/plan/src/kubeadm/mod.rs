@@ -70,6 +70,8 @@ pub struct NodeFacts {
     pub degraded: bool,
     /// Preflight ids of kubeadm that this node must have ignored beside the user's.
     pub ignored: Ignored,
+    /// Multiplies the timeouts of kubeadm and kubelet that the user does not set; 1 leaves them alone.
+    pub timeout_factor: u32,
 }
 
 /// What [`merge`] gives.
