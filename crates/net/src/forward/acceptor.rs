@@ -82,7 +82,7 @@ impl Acceptor {
                 tokio::select! {
                     biased;
                     _ = links.changed() => continue,
-                    ended = self.serve(&link, &mut desk) => self.mourn(&ended),
+                    ended = self.serve(&link, &mut desk) => self.mourn(&link, &ended),
                 }
             }
             // `changed` fails only without a sender, and the sender is `self`.
@@ -158,7 +158,12 @@ impl Acceptor {
         }
     }
 
-    fn mourn(&self, error: &Error) {
+    /// Lets go of an inner half that is gone, or that talks nonsense and shall go when its connections have ended.
+    fn mourn(&self, link: &Arc<Link>, error: &Error) {
+        self.links.send_if_modified(|attached| {
+            attached.take_if(|attached| Arc::ptr_eq(attached, link));
+            false
+        });
         let lost = std::mem::take(&mut *self.account()).open;
         tracing::warn!(
             error = error as &dyn std::error::Error,

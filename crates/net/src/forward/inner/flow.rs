@@ -169,3 +169,75 @@ impl Flow {
 fn errno(error: &std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let far = listener.accept().unwrap().0;
+        far.set_nonblocking(true).unwrap();
+        (near, far)
+    }
+
+    /// Pumps without an event loop: both flags are raised before every turn.
+    fn turn(flow: &mut Flow, source: &TcpStream, sink: &TcpStream, pool: &mut Pool) -> Progress {
+        (flow.readable, flow.writable) = (true, true);
+        flow.pump(source, sink, pool).unwrap()
+    }
+
+    #[test]
+    fn bytes_and_their_end_pass_with_and_without_a_pipe() {
+        for pipes in [1, 0] {
+            let ((mut sender, source), (mut receiver, sink)) = (pair(), pair());
+            let (mut flow, mut pool) = (Flow::default(), Pool::new(pipes));
+            sender.write_all(b"some words").unwrap();
+            sender.shutdown(Shutdown::Write).unwrap();
+            while turn(&mut flow, &source, &sink, &mut pool) != Progress::Ended {}
+            let mut text = String::new();
+            receiver.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "some words", "{pipes} pipes");
+            assert!(flow.pipe.is_none());
+        }
+    }
+
+    #[test]
+    fn a_slow_sink_keeps_the_pipe_and_stops_the_reading_and_nothing_is_lost() {
+        for pipes in [1, 0] {
+            let ((sender, source), (mut receiver, sink)) = (pair(), pair());
+            let (mut flow, mut pool) = (Flow::default(), Pool::new(pipes));
+            sender.set_nonblocking(true).unwrap();
+            let mut sent = 0;
+            let mut stuck = 0;
+            while stuck < 3 {
+                sent += (&sender).write(&[7; 65_536]).unwrap_or(0);
+                let progress = turn(&mut flow, &source, &sink, &mut pool);
+                stuck = if progress == Progress::Waits && !flow.writable { stuck + 1 } else { 0 };
+            }
+            assert_eq!((flow.pipe.is_some(), flow.in_flight > 0), (pipes == 1, pipes == 1));
+            sender.shutdown(Shutdown::Write).unwrap();
+            let reader = std::thread::spawn(move || {
+                let mut all = Vec::new();
+                receiver.read_to_end(&mut all).unwrap();
+                all.len()
+            });
+            while turn(&mut flow, &source, &sink, &mut pool) != Progress::Ended {
+                std::thread::yield_now();
+            }
+            assert_eq!(reader.join().unwrap(), sent, "{pipes} pipes");
+        }
+    }
+
+    #[test]
+    fn a_direction_without_data_holds_no_pipe() {
+        let ((_sender, source), (_receiver, sink)) = (pair(), pair());
+        let (mut flow, mut pool) = (Flow::default(), Pool::new(1));
+        assert_eq!(turn(&mut flow, &source, &sink, &mut pool), Progress::Waits);
+        assert!(flow.pipe.is_none() && !flow.readable && pool.take().is_some());
+    }
+}

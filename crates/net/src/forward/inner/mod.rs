@@ -1,7 +1,7 @@
 //! The inner half: dials inside the node's namespaces and moves bytes between both sockets.
 //!
 //! One thread, one epoll set, edge-triggered, no runtime. The process is a fork of pid 1 without exec, so the less that
-//! is built in it the better; one connection costs two descriptors, two registrations and some 130 bytes, no task, no
+//! is built in it the better; one connection costs two descriptors, two registrations and some 80 bytes, no task, no
 //! buffer, and a wake-up costs exactly the splices that it needs. An async runtime would add a task and two wakers per
 //! connection and hide the order in which directions are served.
 //!
@@ -24,12 +24,17 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
+use u7s_plan::node::Network;
+
 use crate::Error;
 use pool::Pool;
 use relay::Relay;
 
 /// Descriptors for everything but connections and pipes: standard streams, epoll, channel, what pid 1 left open.
 const RESERVE: u64 = 32;
+
+/// How long the node's own services may take to answer a SYN: a full backlog, or a node that is starved.
+const DIAL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What the inner half must know of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +45,12 @@ pub struct Settings {
     pub gateway: Ipv4Addr,
     /// How long a connection inside may take to be established before the client is reset.
     pub dial_deadline: Duration,
+}
+
+impl From<&Network> for Settings {
+    fn from(network: &Network) -> Self {
+        Self { node_ip: network.node_ip, gateway: network.gateway, dial_deadline: DIAL_DEADLINE }
+    }
 }
 
 /// Serves the connections that arrive on `channel` until its other end is closed and the last connection has ended.
