@@ -163,7 +163,7 @@ pub enum Error {
         pid: Option<i32>,
     },
     /// systemd cannot be reached.
-    #[error("systemd does not answer on its sockets")]
+    #[error("systemd does not answer on the system bus (dbus.service)")]
     NoSystemd {
         /// Cause.
         source: Box<zbus::Error>,

@@ -1,11 +1,10 @@
-//! systemd over D-Bus: its own socket if we are root, else the system bus.
+//! systemd over the system bus.
 //!
-//! The private socket is what systemctl uses as root: it needs no bus daemon. Properties are read anew each time; waits
-//! are short rounds of reading under a deadline, since a unit's status text has to be followed anyway.
+//! Not over /run/systemd/private, which systemctl uses as root: there systemd signs with its well-known name, which zbus
+//! refuses as no unique one. Properties are read anew each time; waits are short rounds of reading under a deadline, since
+//! a unit's status text has to be followed anyway.
 
 use std::collections::HashMap;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
@@ -16,7 +15,8 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant, connection};
 use crate::child::printable;
 use crate::error::Error;
 
-const PRIVATE: &str = "/run/systemd/private";
+/// The bus by its place: an address in our environment plays no role.
+const BUS: &str = "unix:path=/run/dbus/system_bus_socket";
 const NAME: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
@@ -72,8 +72,7 @@ impl Systemd {
             .enable_all()
             .build()
             .map_err(|source| Error::Runtime { source })?;
-        let connecting =
-            runtime.block_on(async { tokio::time::timeout(CALL, connection(Path::new(PRIVATE))).await });
+        let connecting = runtime.block_on(async { tokio::time::timeout(CALL, connection()).await });
         let connection = connecting
             .unwrap_or_else(|_| Err(late("connect")))
             .map_err(|source| Error::NoSystemd { source: Box::new(source) })?;
@@ -238,9 +237,7 @@ impl Systemd {
         (interface, method): (&str, &str),
         body: &impl Body,
     ) -> Result<T, Error> {
-        // The peer at the private socket is systemd itself: it has no name there.
-        let name = self.connection.is_bus().then_some(NAME);
-        let calling = self.connection.call_method(name, path, Some(interface), method, body);
+        let calling = self.connection.call_method(Some(NAME), path, Some(interface), method, body);
         let answer = self.runtime.block_on(async { tokio::time::timeout(CALL, calling).await });
         answer
             .unwrap_or_else(|_| Err(late(method)))
@@ -275,11 +272,8 @@ impl Start {
     }
 }
 
-async fn connection(private: &Path) -> zbus::Result<Connection> {
-    if let Ok(stream) = UnixStream::connect(private) {
-        return connection::Builder::unix_stream(stream).p2p().build().await;
-    }
-    Connection::system().await
+async fn connection() -> zbus::Result<Connection> {
+    connection::Builder::address(BUS).build().await
 }
 
 fn late(what: &str) -> zbus::Error {

@@ -1,5 +1,5 @@
 //! Root's hands on a whole machine: users, subordinate ids, sysctls and units of a real systemd. Changes the machine it runs on.
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a test")]
 
 use std::fs;
 use std::path::Path;
@@ -41,7 +41,13 @@ fn apply_heard(
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Tally, Error> {
     let steps = actions.into_iter().map(|action| Step::root(action, "a test")).collect();
-    Applier::new(USER, tell)?.run(&[PhaseSteps { phase: Phase::Host, steps }])
+    let outcome = Applier::new(USER, tell)?.run(&[PhaseSteps { phase: Phase::Host, steps }]);
+    let mut cause = outcome.as_ref().err().map(|error| error as &dyn std::error::Error);
+    while let Some(error) = cause {
+        println!("  {error}");
+        cause = error.source();
+    }
+    outcome
 }
 
 fn check(holds: bool, what: impl Into<String>) -> Result<(), Failed> {
