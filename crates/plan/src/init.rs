@@ -69,8 +69,8 @@ pub struct Summary {
 
 /// Plans `kubeadm init`.
 ///
-/// Shape: the plan is the same whatever holds already; each step is observed when it is applied, and a step that holds
-/// changes nothing. Preflight has no steps: its result is [`Outcome::unmet`].
+/// Shape: each step is observed when it is applied, and one that holds changes nothing, so the plan of a finished node has them
+/// all, but for sysctls and device modes that suffice already. Preflight has no steps: its result is [`Outcome::unmet`].
 ///
 /// # Errors
 /// [`kubeadm::Error`]: the user's flags and documents make no configuration of a rootless node.

@@ -3,7 +3,7 @@
 //! CPUs, memory, swap, kernel configuration and files in /etc/kubernetes are left to kubeadm's own preflight, which runs inside.
 
 use std::net::Ipv4Addr;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use crate::cni;
 use crate::config::{Cni, Config};
@@ -25,7 +25,7 @@ const NEEDED_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 pub const DEGRADING: [&str; 2] = ["CgroupControllers", "OomScore"];
 
 /// Needs without which there is no node: `--ignore-preflight-errors` does not help.
-pub const NEVER_IGNORED: [&str; 17] = [
+pub const NEVER_IGNORED: [&str; 16] = [
     "IsPrivilegedUser",
     "Unit",
     "CgroupVersion",
@@ -34,7 +34,6 @@ pub const NEVER_IGNORED: [&str; 17] = [
     "SubidOverlap",
     "Tun",
     "UserNamespaces",
-    "CertDir",
     "EtcdDataDir",
     "LowPort",
     "FileExisting-kubeadm",
@@ -69,7 +68,7 @@ pub fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unmet> {
     unmet.extend(ids::subids(facts));
     unmet.extend(home(facts));
     unmet.extend(hostname(&merged.node_name));
-    unmet.extend(directories(facts, merged));
+    unmet.extend(etcd_data(merged));
     unmet.extend(network::needs(config, facts, merged));
     unmet.extend(ports(facts, merged));
     unmet
@@ -135,7 +134,7 @@ fn unit(facts: &Facts) -> Option<Unmet> {
     (unit.active == "failed" || looping).then(|| {
         error(
             "UnitFailed",
-            format!("{} has failed before (result {:?})", host::UNIT, unit.result),
+            format!("{} failed before (result {:?})", host::UNIT, unit.result),
             "journalctl -u u7s.service -n 50; when the cause is gone: systemctl stop u7s.service; systemctl reset-failed u7s.service",
         )
     })
@@ -186,7 +185,7 @@ fn cgroups(facts: &Facts) -> Option<Unmet> {
     (!missing.is_empty()).then(|| {
         error(
             "CgroupControllers",
-            format!("cgroup v2 has no controller {}: limits of pods would be lost", missing.join(", ")),
+            format!("cgroup v2 lacks the controllers {}: limits of pods would be lost", missing.join(", ")),
             "boot with cgroup_no_v1=all; or, without limits: kubeadm init --ignore-preflight-errors=CgroupControllers",
         )
     })
@@ -254,11 +253,7 @@ const PACKAGES: [(&str, &str); 6] = [
 fn programs(config: &Config, facts: &Facts) -> Vec<Unmet> {
     let missing = |name: &str| !facts.programs.get(name).is_some_and(Option::is_some);
     let need = |name: &str, package: &str| {
-        error(
-            &format!("FileExisting-{name}"),
-            format!("{name} not found in system path"),
-            install(facts, package),
-        )
+        error(&format!("FileExisting-{name}"), format!("{name} is not installed"), install(facts, package))
     };
     let mut unmet: Vec<Unmet> = PACKAGES
         .into_iter()
@@ -339,20 +334,13 @@ fn home(facts: &Facts) -> Vec<Unmet> {
     unmet
 }
 
-/// A node's name is a DNS name; the host name inside is the same, and may have 63 bytes at most.
+/// The node's name is the host name inside too, which may have 63 bytes at most; that it is a DNS name is judged with the
+/// configuration.
 fn hostname(name: &str) -> Option<Unmet> {
-    let good = |label: &str| {
-        let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-        let bytes = label.as_bytes();
-        let lower = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
-        edge(bytes.first()) && edge(bytes.last()) && bytes.iter().all(lower)
-    };
     let why = if name.len() > 63 {
         "it is longer than 63 characters"
     } else if name == "localhost" || name.starts_with("localhost.") {
         "it means every host"
-    } else if !name.split('.').all(good) {
-        "a DNS name of small letters, digits, '-' and '.' is needed"
     } else {
         return None;
     };
@@ -363,43 +351,23 @@ fn hostname(name: &str) -> Option<Unmet> {
     ))
 }
 
-/// Directories that the user chose must be the node's to write, and must not cover what the host needs.
-fn directories(facts: &Facts, merged: &Output) -> Vec<Unmet> {
-    let home = facts.user.as_ref().map_or_else(|| host::HOME.into(), |user| user.home.clone());
-    let mut unmet = Vec::new();
-    let certs = &merged.cert_dir;
-    if !plain(certs) || !(certs.starts_with(host::KUBERNETES_DIR) || certs.starts_with(&home)) {
-        unmet.push(error(
-            "CertDir",
-            format!("{} cannot be written by {}", certs.display(), host::USER),
-            format!("choose a certificate directory below {}", host::KUBERNETES_DIR),
-        ));
-    }
-    if let Some(data) = merged.etcd_data_dir.as_ref().filter(|path| !coverable(path)) {
-        unmet.push(error(
-            "EtcdDataDir",
-            format!("{} cannot be covered by the node's own directory", data.display()),
-            "choose an etcd data directory of its own below /var/lib, /srv, /opt or /mnt",
-        ));
-    }
-    unmet
-}
-
-/// Absolute, without `..`.
-fn plain(path: &Path) -> bool {
-    path.is_absolute() && path.components().all(|part| !matches!(part, Component::ParentDir))
+/// The node's own directory covers etcd's data directory, and must not cover what the host needs.
+fn etcd_data(merged: &Output) -> Option<Unmet> {
+    let data = merged.etcd_data_dir.as_ref().filter(|path| !coverable(path))?;
+    Some(error(
+        "EtcdDataDir",
+        format!("{} cannot be covered by the node's own directory", data.display()),
+        "choose an etcd data directory of its own below /var/lib, /srv, /opt, /mnt or /data",
+    ))
 }
 
 /// Whether a bind may cover this directory: its own, where data lie, not around another target.
 fn coverable(path: &Path) -> bool {
     let roots = ["/var/lib", "/srv", "/opt", "/mnt", "/data"].map(Path::new);
-    let inside = |root: &Path| path.starts_with(root) && path != root;
-    let target = |target: &&str| Path::new(target).starts_with(path) || path.starts_with(target);
-    plain(path)
-        && roots.into_iter().any(inside)
-        && !host::TARGETS.iter().filter(|path| **path != "/var/lib/etcd").any(|path| target(&path))
-        && !Path::new(host::STATE_DIR).starts_with(path)
-        && !Path::new(host::HOME).starts_with(path)
+    let others = host::TARGETS.into_iter().filter(|target| *target != "/var/lib/etcd");
+    let mut reserved = others.chain([host::STATE_DIR, host::HOME]).map(Path::new);
+    roots.into_iter().any(|root| path.starts_with(root) && path != root)
+        && !reserved.any(|other| other.starts_with(path) || path.starts_with(other))
 }
 
 fn ports(facts: &Facts, merged: &Output) -> Vec<Unmet> {
@@ -429,7 +397,7 @@ fn taken(facts: &Facts, address: Ipv4Addr, port: u16) -> Option<Unmet> {
     let owner = listener.owner.as_ref().map(|(pid, name)| format!(" by {} (pid {pid})", name.escape_debug()));
     Some(error(
         &format!("Port-{port}"),
-        format!("Port {port} is in use{}", owner.unwrap_or_default()),
+        format!("port {port} is in use{}", owner.unwrap_or_default()),
         format!("stop what listens there: ss -ltnp 'sport = :{port}'"),
     ))
 }

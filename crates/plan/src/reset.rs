@@ -92,8 +92,7 @@ fn configure(facts: &Facts, home: &Path) -> Vec<Step> {
     }
     let files = [node::PATH, crio::PATH, crio::STORAGE_PATH, crio::POLICY_PATH];
     steps.extend(files.map(|path| Step::root(Action::RemoveFile { path: path.into() }, "written by init")));
-    let trees = [host::PATCHES_DIR, crio::POLICY_DIR];
-    steps.extend(trees.map(|path| Step::root(tree(path, true), "written by init")));
+    steps.push(Step::root(tree(host::PATCHES_DIR, true), "written by init"));
     steps
 }
 

@@ -327,7 +327,6 @@ impl fmt::Display for Owner {
     }
 }
 
-#[expect(clippy::too_many_lines, reason = "a flat table of sentences")]
 impl fmt::Display for Action {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -402,6 +402,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test takes the time, the crate does not")]
     fn fault_f33_a_hundred_thousand_lines_take_less_than_100_ms() {
         let mut text = String::new();
         for line in 0..100_000_u32 {

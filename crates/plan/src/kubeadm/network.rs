@@ -24,8 +24,8 @@ pub(super) struct Networks {
 /// Reads both networks of a completed ClusterConfiguration.
 ///
 /// # Errors
-/// [`Error::Invalid`] for what kubeadm would refuse and for IPv6; [`Error::Overlap`] if one lies in the other or the
-/// node's address lies in one, which kubeadm does not check.
+/// [`Error::Invalid`] for what kubeadm would refuse and for IPv6; [`Error::Overlap`] if one lies in the other, which
+/// kubeadm does not check. The host's own networks are preflight's: needs PodCIDR and ServiceCIDR.
 pub(super) fn networks(cluster: &Document, input: &Input<'_>) -> Result<Networks, Error> {
     let pod_path = origin(input.request, "pod-network-cidr", "ClusterConfiguration.networking.podSubnet");
     let service_path = origin(input.request, "service-cidr", "ClusterConfiguration.networking.serviceSubnet");
@@ -35,9 +35,6 @@ pub(super) fn networks(cluster: &Document, input: &Input<'_>) -> Result<Networks
     check_services(services, &service_path)?;
     check_pods(pods, cluster, &pod_path)?;
     disjoint((&pod_path, pods), (&service_path, services))?;
-    let node = Ipv4Net::from(input.node.node_ip);
-    disjoint((&pod_path, pods), ("the node's address", node))?;
-    disjoint((&service_path, services), ("the node's address", node))?;
     Ok(Networks { pods, services })
 }
 

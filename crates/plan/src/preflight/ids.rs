@@ -32,9 +32,24 @@ pub(super) fn subids(facts: &Facts) -> Vec<Unmet> {
             }
             (_, Ok(free)) => format!("usermod {add} {free} {}", host::USER),
         };
-        unmet.push(error(id, format!("{file}: {why}"), remedy));
+        unmet.push(error(id, sentence(&why, file), remedy));
     }
     unmet
+}
+
+fn sentence(why: &Error, file: &str) -> String {
+    match why {
+        Error::Missing { user } => format!("{user} has no range in {file}"),
+        Error::TooFew { user, count } => format!("{user} has {count} ids in {file}, {NEEDED} are needed"),
+        Error::Overlap { user, own, other, range } => {
+            format!("the range {own} of {user} in {file} overlaps {range} of {}", other.escape_debug())
+        }
+        Error::RealId { user, range, name, id } => {
+            format!("the range {range} of {user} in {file} holds the id {id} of {}", name.escape_debug())
+        }
+        Error::Line { line, text, reason } => format!("line {line} of {file} ({text:?}): {reason}"),
+        Error::Full { .. } => format!("{file}: {why}"),
+    }
 }
 
 /// A range that is free in both files.

@@ -40,12 +40,12 @@ pub(super) fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unme
     let claims = claims(config, merged);
     let hosts = hosts(facts);
     for (index, claim) in claims.iter().enumerate() {
-        let others = claims.iter().skip(index + 1).map(|other| (other.network, other.name.to_owned()));
+        let others = claims.iter().skip(index + 1).map(|other| (other.network, format!("({})", other.name)));
         let all: Vec<(Ipv4Net, String)> = hosts.iter().cloned().chain(others).collect();
         for (network, name) in all.iter().filter(|(network, _)| overlap(*network, claim.network)) {
             unmet.push(error(
                 claim.id,
-                format!("{} {} overlaps {network}, {name}", claim.name, claim.network),
+                format!("{} {} overlaps {network} {name}", claim.name, claim.network),
                 remedy(claim, &hosts, &claims),
             ));
         }
@@ -85,12 +85,10 @@ fn claims(config: &Config, merged: &Output) -> [Claim; 3] {
 /// Networks of the host: routes, then addresses whose network no route names; each once.
 fn hosts(facts: &Facts) -> Vec<(Ipv4Net, String)> {
     let mut hosts: Vec<(Ipv4Net, String)> = Vec::new();
-    let routes = facts.routes.iter().map(|route| ("a route of the host to", route));
-    let addresses = facts.addresses.iter().map(|route| ("the host's address on", route));
-    for (what, route) in routes.chain(addresses) {
+    for route in facts.routes.iter().chain(&facts.addresses) {
         let network = route.network.trunc();
         if network.prefix_len() > 0 && !hosts.iter().any(|(known, _)| *known == network) {
-            hosts.push((network, format!("{what} {}", route.interface.escape_debug())));
+            hosts.push((network, format!("on {}", route.interface.escape_debug())));
         }
     }
     hosts

@@ -1,0 +1,181 @@
+//! From facts to plan and files: golden files for whole trips.
+#![expect(clippy::tests_outside_test_module, reason = "an integration test is one module of tests")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use u7s_plan::config::{self, Config};
+use u7s_plan::facts::Facts;
+use u7s_plan::init::{Docs, Outcome};
+use u7s_plan::need::Level;
+use u7s_plan::request::{Init, Reset};
+use u7s_plan::step::Phase;
+use u7s_plan::{host, init, reset};
+
+mod common;
+
+use common::{file, flags, golden, ignoring, machine, planned};
+
+#[test]
+fn a_plain_init_is_the_golden_plan_and_files() {
+    let outcome = planned(&machine(), &Init::default());
+    assert_eq!(outcome.unmet, []);
+    assert!(!outcome.provisional);
+    // The size of kubeadm's own configuration is not ours to pin.
+    let plan: String = outcome
+        .plan
+        .to_string()
+        .lines()
+        .map(|line| match line.split_once(" ({config}: ") {
+            Some((head, tail)) => format!("{head}{}\n", tail.split_once(')').unwrap().1),
+            None => format!("{line}\n"),
+        })
+        .collect();
+    golden("init/plan.txt", &plan);
+    golden("init/node.json", &file(&outcome, "node.json"));
+    golden("init/summary.txt", &outcome.summary.to_string());
+    golden("crio/crio.conf", &file(&outcome, "crio.conf"));
+    golden("crio/storage.conf", &file(&outcome, "storage.conf"));
+    golden("crio/policy.json", &file(&outcome, "policy.json"));
+    golden("cni/10-u7s-bridge.conflist", &file(&outcome, "10-u7s-bridge.conflist"));
+}
+
+#[test]
+fn what_crio_gets_is_toml_with_the_settings_that_are_known_to_work() {
+    let outcome = planned(&machine(), &Init::default());
+    let conf: toml::Table = file(&outcome, "crio.conf").parse().unwrap();
+    let at = |path: &str| {
+        let mut keys = path.split('.');
+        let first = conf.get(keys.next().unwrap()).unwrap();
+        keys.fold(first, |table, key| table.get(key).unwrap_or_else(|| panic!("{path}"))).to_string()
+    };
+    for (path, value) in [
+        ("crio.runtime.cgroup_manager", "\"cgroupfs\""),
+        ("crio.runtime.conmon_cgroup", "\"pod\""),
+        ("crio.runtime.runtimes.crun.runtime_path", "\"/usr/bin/crun\""),
+        ("crio.runtime.enable_criu_support", "false"),
+        ("crio.runtime.add_inheritable_capabilities", "false"),
+        ("crio.image.pause_image", "\"registry.k8s.io/pause:3.10.1\""),
+        ("crio.network.plugin_dirs", "[\"/opt/cni/bin\", \"/usr/lib/cni\"]"),
+    ] {
+        assert_eq!(at(path), value, "{path}");
+    }
+}
+
+#[test]
+fn the_pause_image_follows_kubeadm_and_the_administrator() {
+    let pause = |facts: &Facts, config: &Config, request: &Init| {
+        let outcome = init(config, request, Docs::default(), facts).unwrap();
+        let conf: toml::Table = file(&outcome, "crio.conf").parse().unwrap();
+        conf["crio"]["image"]["pause_image"].as_str().unwrap().to_owned()
+    };
+    let (mut facts, mut config) = (machine(), Config::default());
+    let mirror = flags(&[("image-repository", "registry.local/k8s")]);
+    facts.versions.insert("kubeadm".into(), Some("1.33.2".into()));
+    assert_eq!(pause(&facts, &config, &mirror), "registry.local/k8s/pause:3.10");
+    facts.pause_image = Some("registry.k8s.io/pause:3.11".into());
+    assert_eq!(pause(&facts, &config, &mirror), "registry.local/k8s/pause:3.11");
+    config.images.pause = Some("r.example/pause:1".into());
+    assert_eq!(pause(&facts, &config, &mirror), "r.example/pause:1");
+}
+
+#[test]
+fn a_degraded_node_runs_the_adapter_and_says_so() {
+    let mut facts = machine();
+    facts.cgroup.controllers = vec!["hugetlb".into()];
+    facts.oom_floor = false;
+    let errors = |outcome: &Outcome| outcome.errors().map(|need| need.id.clone()).collect::<Vec<_>>();
+    assert_eq!(errors(&planned(&facts, &Init::default())), ["CgroupControllers", "OomScore"]);
+    let outcome = planned(&facts, &ignoring(&["cgroupcontrollers", "OomScore", "SystemVerification"]));
+    assert_eq!(errors(&outcome), [""; 0]);
+    assert_eq!(outcome.unmet.len(), 2);
+    assert!(outcome.unmet.iter().all(|need| need.level == Level::Warning));
+    assert_eq!(outcome.node.degraded, ["CgroupControllers", "OomScore"]);
+    assert_eq!(outcome.node.controllers, [""; 0]);
+    let conf = file(&outcome, "crio.conf");
+    assert!(conf.contains("runtime_path = \"/usr/libexec/u7s/u7s-crun\""), "{conf}");
+    assert!(outcome.summary.to_string().ends_with(", degraded: CgroupControllers, OomScore"));
+}
+
+#[test]
+fn a_host_without_the_user_is_planned_in_two_rounds() {
+    let mut facts = machine();
+    facts.user = None;
+    facts.subuid.clear();
+    facts.subgid.clear();
+    let outcome = planned(&facts, &Init::default());
+    assert_eq!(outcome.unmet, []);
+    assert!(outcome.provisional);
+    assert_eq!(outcome.phases().map(|phase| phase.phase).collect::<Vec<_>>(), [Phase::Host]);
+    let text = outcome.plan.to_string();
+    for line in [
+        "[host] root: create the user u7s-admin with the home /var/lib/u7s-admin: owns the node",
+        "[host] root: give u7s-admin 65536 subordinate uids and gids: users inside images and pods",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+#[test]
+fn the_node_follows_flags_and_the_host() {
+    let mut facts = machine();
+    let request = flags(&[
+        ("apiserver-bind-port", "7443"),
+        ("apiserver-advertise-address", "172.17.0.1"),
+        ("pod-network-cidr", "10.60.0.0/16"),
+        ("node-name", "Alpha"),
+    ]);
+    facts.cni_plugins = BTreeMap::from([("/opt/cni/bin".into(), vec!["bridge".into()])]);
+    facts.patches = vec!["old+merge.yaml".into()];
+    facts.devices.insert(host::TUN.into(), Some(0o600));
+    let outcome = planned(&facts, &request);
+    let node = &outcome.node;
+    assert_eq!(node.node_name, "alpha");
+    assert_eq!(node.network.node_ip.to_string(), "172.17.0.1");
+    assert_eq!(node.forwards.iter().map(|forward| forward.port).collect::<Vec<_>>(), [7443, 10250]);
+    assert!(node.binds.iter().all(|bind| bind.target != Path::new("/opt/cni/bin")));
+    let text = outcome.plan.to_string();
+    for line in [
+        "[host] root: set the mode of /dev/net/tun to 0666: the node makes its tap device",
+        "[configure] root: remove /etc/u7s/patches/old+merge.yaml: a patch of an earlier run",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    assert!(file(&outcome, "10-u7s-bridge.conflist").contains("\"10.60.0.0/24\""));
+}
+
+#[test]
+fn planning_twice_gives_the_same_plan() {
+    let (facts, request) = (machine(), Init::default());
+    let [one, two] = [planned(&facts, &request), planned(&facts, &request)];
+    assert_eq!(one.plan.to_string(), two.plan.to_string());
+    assert_eq!(one.node, two.node);
+}
+
+#[test]
+fn what_a_reboot_loses_is_part_of_the_plan() {
+    let facts = machine();
+    let whole = planned(&facts, &Init::default()).plan.to_string();
+    let volatile = init::volatile(&facts).to_string();
+    assert_eq!(volatile.lines().count(), 11);
+    assert!(volatile.lines().all(|line| whole.contains(line)), "{volatile}");
+}
+
+#[test]
+fn reset_is_the_golden_plan() {
+    let mut facts = machine();
+    facts.unit.active = "active".into();
+    let request = Reset { pass_flags: vec!["--v=5".into(), "--force=true".into()], ..Reset::default() };
+    golden("reset/plan.txt", &reset(&Config::default(), &request, &facts).to_string());
+    facts.unit.active = "failed".into();
+    let text = reset(&Config::default(), &request, &facts).to_string();
+    assert!(!text.contains("kubeadm reset"), "{text}");
+}
+
+#[test]
+fn without_a_bridge_the_conflist_goes() {
+    let config = Config { cni: config::Cni::None, ..Config::default() };
+    let text = init(&config, &Init::default(), Docs::default(), &machine()).unwrap().plan.to_string();
+    let line = "[configure] user: remove /var/lib/u7s-admin/node/cni-net.d/10-u7s-bridge.conflist: the administrator brings a cluster network";
+    assert!(text.contains(line), "{text}");
+}
