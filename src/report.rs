@@ -1,1 +1,265 @@
-//! The only place that prints errors, hints and exit codes.
+//! The only place that prints: results to standard output, everything else to standard error; and the only place that
+//! knows which error means which exit status and which hint.
+//!
+//! There is no colour and no cursor movement, so nothing depends on a terminal, its width or `NO_COLOR`. A reader that
+//! went away is no error of ours.
+
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+
+use u7s_host::{control, enter};
+use u7s_plan::need::{Level, Unmet};
+
+use crate::{End, Error};
+
+/// Something went wrong that has no status of its own.
+const GENERAL: u8 = 1;
+/// Preflight: the host is not ready.
+const PREFLIGHT: u8 = 2;
+/// A command line, a configuration or a document is wrong.
+const VALIDATION: u8 = 3;
+/// Something did not happen in time.
+const TIMEOUT: u8 = 4;
+
+/// The end of every `main`: says what went wrong and gives the exit status.
+///
+/// `doing` is what the user asked for, in a word or two: `init`.
+#[must_use]
+pub fn finish(doing: &str, result: Result<End, Error>) -> ExitCode {
+    match result {
+        Ok(End::Code(code)) => ExitCode::from(code),
+        Ok(End::Signal(signal)) => {
+            u7s_sys::enter::end_by(signal);
+            ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
+        }
+        Err(error) => {
+            complain(doing, &error);
+            code(&error).into()
+        }
+    }
+}
+
+/// Prints a result.
+///
+/// # Errors
+/// `Output`, unless the reader merely went away.
+pub fn result(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a line beside the results: progress, warnings.
+pub fn line(text: &str) {
+    let mut out = io::stderr().lock();
+    // Whoever closed our standard error does not want to hear about it either.
+    let _ = writeln!(out, "{}", printable(text));
+}
+
+/// Prints texts that another program would print, with its line ends: to standard output, then to standard error.
+pub fn relay(stdout: &str, stderr: &str) {
+    let _ = io::stdout().write_all(stdout.as_bytes()).and_then(|()| io::stdout().flush());
+    let _ = io::stderr().write_all(stderr.as_bytes());
+}
+
+/// Asks a question on standard output without ending the line, as kubeadm does.
+pub fn ask(question: &str) {
+    let _ = io::stdout().write_all(question.as_bytes()).and_then(|()| io::stdout().flush());
+}
+
+/// Prints needs in kubeadm's form, each with its remedy.
+pub fn needs(needs: &[Unmet]) {
+    for need in needs {
+        line(&need.to_string());
+        line(&format!("hint: {}", need.remedy));
+    }
+}
+
+fn complain(doing: &str, error: &Error) {
+    line(&format!("u7s: {doing}: {}", chain(error)));
+    match error {
+        Error::Unmet(unmet) => needs(unmet),
+        Error::Reset(errors) => {
+            for error in errors {
+                line(&format!("  {}", chain(error)));
+            }
+        }
+        _ => {}
+    }
+    for hint in hints(error) {
+        line(&format!("hint: {hint}"));
+    }
+}
+
+/// The error and its causes, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Exit statuses of ux: 1 general, 2 preflight, 3 validation, 4 timeout; a program inside that failed keeps its own.
+fn code(error: &Error) -> u8 {
+    match error {
+        Error::Unmet(_) => PREFLIGHT,
+        Error::Config(_) | Error::Yaml(_) | Error::Request(_) | Error::Usage(_) | Error::NotUtf8 { .. } => {
+            VALIDATION
+        }
+        Error::Host(error) => host_code(error),
+        Error::Enter(error) => enter_code(error),
+        Error::Control(control::Error::Deadline { .. }) => TIMEOUT,
+        _ => GENERAL,
+    }
+}
+
+fn host_code(error: &u7s_host::Error) -> u8 {
+    use u7s_host::Error as Host;
+    match error {
+        Host::Step { source, .. } => host_code(source),
+        Host::Inside { status: enter::Status::Exited(code), .. } => u8::try_from(*code).unwrap_or(GENERAL),
+        Host::Inside { status: enter::Status::Signaled(signal), .. } => {
+            u8::try_from(128 + signal).unwrap_or(GENERAL)
+        }
+        Host::Deadline { .. } | Host::Control(control::Error::Deadline { .. }) => TIMEOUT,
+        Host::Enter(error) => enter_code(error),
+        Host::NotText { .. }
+        | Host::NotRegular { .. }
+        | Host::TooLarge { .. }
+        | Host::TooManyFiles { .. } => VALIDATION,
+        _ => GENERAL,
+    }
+}
+
+fn enter_code(error: &enter::Error) -> u8 {
+    match error {
+        enter::Error::Deadline { .. } | enter::Error::Control(control::Error::Deadline { .. }) => TIMEOUT,
+        _ => GENERAL,
+    }
+}
+
+/// The node does not run.
+fn not_running(error: &Error) -> bool {
+    let control = match error {
+        Error::Control(control) | Error::Enter(enter::Error::Control(control)) => Some(control),
+        _ => None,
+    };
+    matches!(control, Some(control::Error::NotRunning { .. }))
+}
+
+/// Commands to paste, or files to look at.
+fn hints(error: &Error) -> Vec<&'static str> {
+    match error {
+        _ if not_running(error) => vec![
+            "systemctl start u7s.service    (a node that was made before)",
+            "kubeadm init    (a new one)",
+        ],
+        Error::Host(error) => host_hints(error),
+        Error::Control(_) | Error::Enter(_) => vec!["journalctl -u u7s.service -n 50"],
+        Error::Config(_) => vec!["man u7s-config(5)"],
+        Error::Inside => vec!["exit, then run it on the host"],
+        Error::Reset(_) => vec!["kubeadm reset    (again: what is done already holds)"],
+        Error::Declined => vec!["kubeadm reset --force"],
+        Error::Usage(_) => vec!["u7s --help"],
+        _ => Vec::new(),
+    }
+}
+
+fn host_hints(error: &u7s_host::Error) -> Vec<&'static str> {
+    use u7s_host::Error as Host;
+    match error {
+        Host::Step { source, .. } => {
+            let mut hints = host_hints(source);
+            hints.push("the same command again goes on from here; kubeadm reset takes everything back");
+            hints
+        }
+        Host::Inside { .. } => vec!["journalctl -t kubelet -t crio -n 100"],
+        Host::Busy { .. } => vec!["wait until it ends; its pid is in /run/lock/u7s.lock"],
+        Host::UnitFailed { .. } | Host::Control(_) | Host::Enter(_) => {
+            vec!["journalctl -u u7s.service -n 50"]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Names chosen by others may hold control characters; a terminal must not obey them (S39).
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\n' | '\t' => c.to_string(),
+            c if c.is_control() => c.escape_default().to_string(),
+            c => c.to_string(),
+        })
+        .collect()
+}
+
+/// How much the worst of these needs weighs.
+#[must_use]
+pub fn worst(needs: &[Unmet]) -> Option<Level> {
+    needs.iter().map(|need| need.level).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn status_of(error: Error) -> u8 {
+        code(&error)
+    }
+
+    fn not_there() -> control::Error {
+        control::Error::NotRunning { path: "/run/u7s/control.sock".into() }
+    }
+
+    #[test]
+    fn statuses_are_those_of_the_table() {
+        assert_eq!(status_of(Error::Unmet(Vec::new())), 2);
+        assert_eq!(status_of(Error::Usage("x".into())), 3);
+        assert_eq!(status_of(Error::Inside), 1);
+        assert_eq!(status_of(Error::Control(not_there())), 1);
+        assert_eq!(status_of(Error::Control(control::Error::Deadline { seconds: 1 })), 4);
+        let late = enter::Error::Deadline { program: "x".into(), seconds: 1 };
+        assert_eq!(status_of(Error::Enter(late)), 4);
+    }
+
+    #[test]
+    fn f67_a_step_that_ran_a_program_keeps_its_status() {
+        for code in [2, 3, 137] {
+            let inside =
+                u7s_host::Error::Inside { program: "kubeadm".into(), status: enter::Status::Exited(code) };
+            let step = u7s_host::Error::Step {
+                phase: u7s_plan::step::Phase::Cluster,
+                step: "inside: run kubeadm".into(),
+                source: Box::new(inside),
+            };
+            assert_eq!(i32::from(status_of(Error::Host(step))), code);
+        }
+    }
+
+    #[test]
+    fn a_node_that_does_not_run_has_a_remedy() {
+        assert!(hints(&Error::Control(not_there()))[0].starts_with("systemctl start u7s.service"));
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let source = io::Error::from(ErrorKind::PermissionDenied);
+        let error = Error::Enter(enter::Error::File { path: PathBuf::from("/x"), source });
+        assert_eq!(chain(&error), "cannot read /x: permission denied");
+    }
+
+    #[test]
+    fn s39_control_characters_are_shown_not_obeyed() {
+        assert_eq!(printable("a\x1b[31mb\r\tc"), "a\\u{1b}[31mb\\r\tc");
+    }
+}

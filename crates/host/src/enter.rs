@@ -25,7 +25,7 @@ use u7s_sys::enter::{self as way, Ids, Program, Substitute, Way};
 
 pub use self::environment::{Environment, PATH};
 pub use self::error::Error;
-pub use self::files::{MAX_FILE, read_argument};
+pub use self::files::{MAX_FILE, is_own_descriptor, read_argument};
 use self::relay::{Relay, Streams};
 pub use self::target::{Target, inside};
 pub use self::user::as_user;
@@ -44,6 +44,7 @@ pub struct Entry<'a> {
     output: Output,
     carried: Vec<OwnedFd>,
     substitutes: Vec<Substitute>,
+    copies: Vec<files::Copied>,
     deadline: Option<Duration>,
 }
 
@@ -139,6 +140,7 @@ impl<'a> Entry<'a> {
             output: Output::Inherit,
             carried: Vec::new(),
             substitutes: Vec::new(),
+            copies: Vec::new(),
             deadline: None,
         }
     }
@@ -204,6 +206,25 @@ impl<'a> Entry<'a> {
             instead: text(OsStr::new(&format!("{prefix}/proc/self/fd/{descriptor}")))?,
             descriptor: Some(descriptor),
         });
+        Ok(())
+    }
+
+    /// Says that `argv[index]` is `prefix` and then the name of a directory whose files are read.
+    ///
+    /// # Errors
+    /// As [`Entry::file`], and `Child`: the user could not be given a copy.
+    pub fn directory_argument(&mut self, index: usize, prefix: &str, path: &Path) -> Result<(), Error> {
+        let Some(copied) = files::copy(path, self.ids())? else { return Ok(()) };
+        let instead: OsString = [OsStr::new(prefix), copied.path.as_os_str()].into_iter().collect();
+        let (path, instead) = (text(path.as_os_str())?, text(&instead)?);
+        self.substitutes.push(Substitute {
+            index,
+            path,
+            identity: copied.identity,
+            instead,
+            descriptor: None,
+        });
+        self.copies.push(copied);
         Ok(())
     }
 
@@ -281,6 +302,12 @@ impl<'a> Entry<'a> {
     fn variables(&self) -> Result<Vec<CString>, Error> {
         self.environment.iter().map(|(name, value)| joined(&[name, OsStr::new("="), value])).collect()
     }
+}
+
+/// The effective uid of this process.
+#[must_use]
+pub fn effective_uid() -> u32 {
+    geteuid().as_raw()
 }
 
 /// Becomes a program right here, with the caller's rights and the allow-listed environment: for a caller who is already

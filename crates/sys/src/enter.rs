@@ -177,6 +177,20 @@ pub fn start(program: &Program<'_>, way: &Way<'_>) -> Result<Started, Failure> {
     }
 }
 
+/// Ends this process by a signal as if nobody had caught it, without a core dump; returns if the signal is not deadly.
+///
+/// What ran a program on somebody's behalf ends as the program did, so that a shell sees the same.
+pub fn end_by(signal: i32) {
+    use nix::sys::resource::{Resource, setrlimit};
+    let Ok(known) = Signal::try_from(signal) else { return };
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    // SAFETY: SIG_DFL is a valid disposition of every signal; for KILL the kernel refuses it, which is no matter.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    let set: SigSet = [known].into_iter().collect();
+    let _ = set.thread_unblock();
+    let _ = kill(Pid::this(), known);
+}
+
 /// Forks a copy of this process that runs `child` and exits with what it returns.
 ///
 /// # Errors

@@ -3,25 +3,37 @@
 //! Such a file is read with the caller's rights, bounded, and travels as a sealed memory file. Inside, the name on the
 //! command line stays what it was wherever it leads to the same file; else `/proc/self/fd/N` takes its place.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::geteuid;
+use u7s_plan::facts::UserFact;
 use u7s_sys::enter::Ids;
 use u7s_sys::memfd::{Reader, sealed};
 
 use super::error::Error;
+use super::user::as_user;
 
 /// The largest file that is carried, bytes.
 pub const MAX_FILE: u64 = 4 << 20;
+
+/// The most files of a directory that are copied.
+const MOST: usize = 100;
+
+/// The directory of the unit that is the same inside and outside.
+const SHARED: &str = "/run/u7s";
+
+/// How long a copy on a tmpfs may take.
+const LOCAL: Duration = Duration::from_secs(20);
 
 /// How long a pipe may be silent.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -56,6 +68,70 @@ pub(crate) fn carry(path: &Path, reader: Ids) -> Result<Option<Carried>, Error> 
     Ok(Some(Carried { content, identity }))
 }
 
+/// A directory's plain files, copied to where the node's user reads them inside; removed again when dropped.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    /// The copy, the same path inside and outside.
+    pub(crate) path: PathBuf,
+    /// Device and inode of the original.
+    pub(crate) identity: (u64, u64),
+    user: UserFact,
+}
+
+/// Copies the directory that `path` names here below [`SHARED`], as the user; `None` if it is no directory here.
+///
+/// # Errors
+/// As [`carry`] for every file; `File` for [`MOST`] or more of them; `Child`: the copy could not be made.
+pub(crate) fn copy(path: &Path, reader: Ids) -> Result<Option<Copied>, Error> {
+    let failed = |source| Error::File { path: path.to_owned(), source };
+    let Some(directory) = open(path)? else { return Ok(None) };
+    let seen = directory.metadata().map_err(failed)?;
+    if !seen.is_dir() {
+        return Ok(None);
+    }
+    let files = contents(path, &directory)?;
+    let user = UserFact { uid: reader.uid, gid: reader.gid, ..UserFact::default() };
+    let target = Path::new(SHARED).join(format!("arguments-{}-{}", std::process::id(), seen.ino()));
+    let copied = Copied { path: target.clone(), identity: (seen.dev(), seen.ino()), user };
+    let written =
+        as_user(&copied.user, LOCAL, || write_all(&target, &files).map_err(|error| error.to_string()))?;
+    written.map_err(|reason| Error::Child { uid: reader.uid, reason })?;
+    Ok(Some(copied))
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        let path = self.path.clone();
+        // What stays behind lies in the unit's runtime directory, which ends with the unit.
+        let _ = as_user(&self.user, LOCAL, || fs::remove_dir_all(path).is_ok());
+    }
+}
+
+fn write_all(target: &Path, files: &[(OsString, Vec<u8>)]) -> io::Result<()> {
+    fs::create_dir(target)?;
+    files.iter().try_for_each(|(name, bytes)| fs::write(target.join(name), bytes))
+}
+
+/// Names and contents of the plain files in a directory, read through its descriptor; links in it are left out.
+fn contents(path: &Path, directory: &File) -> Result<Vec<(OsString, Vec<u8>)>, Error> {
+    let failed = |source| Error::File { path: path.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd())).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if !entry.file_type().map_err(failed)?.is_file() {
+            continue;
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(directory, entry.file_name().as_os_str(), flags, Mode::empty())
+            .map_err(|errno| failed(errno.into()))?;
+        files.push((entry.file_name(), read(&file.into(), &path.join(entry.file_name()), false)?));
+        if files.len() > MOST {
+            return Err(failed(io::Error::other(format!("it holds more than {MOST} files"))));
+        }
+    }
+    Ok(files)
+}
+
 /// Reads the file that `path` names here, whole, as [`carry`] does: for documents that we parse ourselves.
 ///
 /// # Errors
@@ -74,8 +150,8 @@ pub fn read_argument(path: &Path) -> Result<Vec<u8>, Error> {
 fn open(path: &Path) -> Result<Option<File>, Error> {
     let failed = |errno: Errno| Error::File { path: path.to_owned(), source: errno.into() };
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let strict = !geteuid().is_root() || own_descriptor(path);
-    let opened = if strict {
+    let plain = !geteuid().is_root() || is_own_descriptor(path);
+    let opened = if plain {
         nix::fcntl::open(path, flags, Mode::empty())
     } else {
         openat2(AT_FDCWD, path, OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS))
@@ -83,13 +159,14 @@ fn open(path: &Path) -> Result<Option<File>, Error> {
     match opened {
         Ok(file) => Ok(Some(file.into())),
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENXIO) => Ok(None),
-        Err(Errno::ELOOP) if !strict => follow(path, flags),
+        Err(Errno::ELOOP) if !plain => follow(path, flags),
         Err(errno) => Err(failed(errno)),
     }
 }
 
 /// `/dev/stdin`, `/dev/fd/63` and their like: links of the kernel's to what this process itself holds.
-fn own_descriptor(path: &Path) -> bool {
+#[must_use]
+pub fn is_own_descriptor(path: &Path) -> bool {
     path == Path::new("/dev/stdin") || ["/dev/fd", "/proc/self/fd"].iter().any(|dir| path.starts_with(dir))
 }
 

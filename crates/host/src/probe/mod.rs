@@ -25,7 +25,8 @@ mod users;
 pub(crate) use cluster::api_ready;
 pub use documents::{Patch, document, patches};
 pub(crate) use machine::{Modules, sysctl};
-pub(crate) use users::{find as user, users};
+pub use users::find as user;
+pub(crate) use users::users;
 
 /// Sees all that [`Facts`] holds.
 ///
@@ -47,6 +48,7 @@ pub fn facts(config: &Config) -> Result<Facts, Error> {
         addresses: network.addresses,
         listeners: listeners::listeners(host::UNIT),
         programs: tools.programs,
+        refused: tools.refused,
         versions: tools.versions,
         pause_image: tools.pause_image,
         cni_plugins: tools.cni_plugins,

@@ -22,7 +22,8 @@ pub(crate) fn fill(facts: &mut Facts, name: &str) {
 }
 
 /// The user as the host's databases know it.
-pub(crate) fn find(name: &str) -> Option<UserFact> {
+#[must_use]
+pub fn find(name: &str) -> Option<UserFact> {
     let user = User::from_name(name).ok().flatten()?;
     let home_owner = files::directory(&user.dir).ok().flatten().map(|rights| (rights.uid, rights.mode));
     Some(UserFact { uid: user.uid.as_raw(), gid: user.gid.as_raw(), home: user.dir, home_owner })

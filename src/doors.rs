@@ -1,0 +1,12 @@
+//! One module for each program, and what they share.
+
+pub mod adapter;
+pub mod kubeadm;
+pub mod systemctl;
+pub mod tool;
+
+mod init;
+mod machine;
+mod pass;
+mod progress;
+mod reset;

@@ -1,0 +1,120 @@
+//! `kubeadm init`: facts, plan, needs; then the plan is applied, or only shown.
+
+use u7s_host::apply::{Applier, Border, Tally, failpoint};
+use u7s_host::enter;
+use u7s_host::lock::Lock;
+use u7s_host::probe;
+use u7s_plan::config::Config;
+use u7s_plan::init::{Docs, Outcome};
+use u7s_plan::need::Unmet;
+use u7s_plan::request;
+use u7s_plan::step::Phase;
+use u7s_plan::{kubeadm, yaml};
+
+use super::machine;
+use super::progress::Progress;
+use crate::{End, Error, report};
+
+/// Plans `kubeadm init` and applies it, or with `--dry-run` prints it.
+pub(super) fn run(request: &request::Init) -> Result<End, Error> {
+    if request.dry_run {
+        return show(request);
+    }
+    if enter::inside() {
+        return Err(Error::Inside);
+    }
+    if machine::effective_uid() != 0 {
+        return Err(machine::not_privileged("kubeadm init"));
+    }
+    let config = machine::config()?;
+    let outcome = plan(&config, request)?;
+    failpoint(Border::Before, Phase::Preflight);
+    preflight(&outcome)?;
+    failpoint(Border::After, Phase::Preflight);
+    let _lock = Lock::take()?;
+    let (outcome, tally) = apply(&config, request, outcome)?;
+    report::result(&closing(&outcome, tally))?;
+    Ok(End::OK)
+}
+
+/// Prints the plan, changes nothing, and says whether the host is ready for it.
+pub(super) fn show(request: &request::Init) -> Result<End, Error> {
+    let outcome = plan(&machine::config_or_default(machine::effective_uid() == 0)?, request)?;
+    report::result(&outcome.plan.to_string())?;
+    if outcome.provisional {
+        report::line("ids and what depends on them are a preview: the node's user does not exist yet");
+    }
+    preflight(&outcome)?;
+    Ok(End::OK)
+}
+
+/// All needs that are not met, for `u7s check`.
+pub(super) fn needs(request: &request::Init) -> Result<Vec<Unmet>, Error> {
+    let config = machine::config_or_default(machine::effective_uid() == 0)?;
+    plan(&config, request).map(|outcome| outcome.unmet)
+}
+
+fn plan(config: &Config, request: &request::Init) -> Result<Outcome, Error> {
+    let docs = docs(request)?;
+    let facts = probe::facts(config)?;
+    Ok(u7s_plan::init::init(config, request, docs, &facts)?)
+}
+
+/// The user's own files, relative to the directory that he called us from.
+fn docs(request: &request::Init) -> Result<Docs, Error> {
+    let mut docs = Docs::default();
+    if let Some(path) = request.config_file() {
+        docs.documents = yaml::documents(&machine::document(path)?, &path.display().to_string())?;
+    }
+    if let Some(directory) = kubeadm::patches_directory(request, &docs.documents) {
+        docs.patches = probe::patches(&directory)?;
+    }
+    Ok(docs)
+}
+
+/// Warnings are said, errors end the run: all at once.
+fn preflight(outcome: &Outcome) -> Result<(), Error> {
+    if outcome.errors().next().is_some() {
+        return Err(Error::Unmet(outcome.unmet.clone()));
+    }
+    report::needs(&outcome.unmet);
+    Ok(())
+}
+
+/// Applies all phases; where the user did not exist, phase Host alone first, and then all with his real ids.
+fn apply(config: &Config, request: &request::Init, planned: Outcome) -> Result<(Outcome, Tally), Error> {
+    let mut progress = Progress::default();
+    let mut tally = Tally::default();
+    let mut outcome = planned;
+    if outcome.provisional {
+        tally = walk(config, &outcome, &mut progress)?;
+        outcome = plan(config, request)?;
+        preflight(&outcome)?;
+    }
+    let rest = walk(config, &outcome, &mut progress)?;
+    progress.end();
+    let tally = Tally { done: tally.done + rest.done, held: rest.held, skipped: rest.skipped };
+    Ok((outcome, tally))
+}
+
+fn walk(config: &Config, outcome: &Outcome, progress: &mut Progress) -> Result<Tally, Error> {
+    let mut tell = |event: u7s_host::apply::Event<'_>| progress.hear(&event);
+    Ok(Applier::new(&config.user, &mut tell)?.run(outcome.phases())?)
+}
+
+/// The last words, after kubeadm's own.
+fn closing(outcome: &Outcome, tally: Tally) -> String {
+    let head = match tally.done {
+        0 => "the node stands as it should, there was nothing to do".to_owned(),
+        done => format!("{done} steps done, {} held already", tally.held),
+    };
+    let home = &outcome.node.user.home;
+    let [root, user] = u7s_plan::host::kubeconfigs(home);
+    format!(
+        "\n[u7s] {head}\n{}\nkubeconfig of root: {}, of {}: {}\nto look inside: u7s status, u7s shell\n",
+        outcome.summary,
+        root.display(),
+        outcome.node.user.name,
+        user.display(),
+    )
+}

@@ -1,0 +1,93 @@
+//! What every door must know first: the configuration, the node's user, and who calls.
+
+use std::path::{Path, PathBuf};
+
+use u7s_host::probe;
+use u7s_plan::config::{self, Config};
+use u7s_plan::facts::UserFact;
+use u7s_plan::need::{Level, Unmet};
+
+use crate::Error;
+
+/// Drop-ins of the administrator, read after the file itself in the order of their names.
+const DROP_INS: &str = "/etc/u7s/config.d";
+
+/// Who runs this program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// Root of the host.
+    Root,
+    /// The node's user, on the host.
+    Node,
+    /// Somebody who may not enter the node.
+    Other,
+}
+
+impl Caller {
+    /// Judges this process.
+    pub(super) fn this(user: Option<&UserFact>) -> Self {
+        match effective_uid() {
+            0 => Self::Root,
+            uid if user.is_some_and(|user| user.uid == uid) => Self::Node,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// /etc/u7s/config.toml and its drop-ins; without any of them the defaults.
+pub(super) fn config() -> Result<Config, Error> {
+    let mut paths = vec![PathBuf::from(config::PATH)];
+    let entries = std::fs::read_dir(DROP_INS).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut drop_ins: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
+    drop_ins.sort();
+    paths.extend(drop_ins);
+    let there = paths.into_iter().filter(|path| path.exists());
+    let read = |path: PathBuf| probe::document(&path).map(|text| (path.display().to_string(), text));
+    Ok(config::read(&there.map(read).collect::<Result<Vec<_>, _>>()?)?)
+}
+
+/// The configuration of somebody who may not read it is the default: what he may do does not depend on it.
+pub(super) fn config_or_default(caller_is_root: bool) -> Result<Config, Error> {
+    match config() {
+        Err(Error::Host(u7s_host::Error::Read { .. })) if !caller_is_root => Ok(Config::default()),
+        other => other,
+    }
+}
+
+/// The node's user, if the host knows it.
+pub(super) fn user(config: &Config) -> Option<UserFact> {
+    probe::user(&config.user)
+}
+
+/// The effective uid of this process.
+pub(super) fn effective_uid() -> u32 {
+    u7s_host::enter::effective_uid()
+}
+
+/// A document that the user named: a file, or a pipe of the calling shell (`--config <(…)`).
+pub(super) fn document(path: &Path) -> Result<String, Error> {
+    if !u7s_host::enter::is_own_descriptor(path) {
+        return Ok(probe::document(path)?);
+    }
+    let bytes = u7s_host::enter::read_argument(path)?;
+    String::from_utf8(bytes).map_err(|_| u7s_host::Error::NotText { path: path.to_owned() }.into())
+}
+
+/// kubeadm's own refusal of a caller who is not root.
+///
+/// Source: kubernetes, cmd/kubeadm/app/preflight/checks.go, `IsPrivilegedUserCheck`.
+pub(super) fn not_privileged(command: &str) -> Error {
+    need("IsPrivilegedUser", "user is not running as root", format!("sudo {command}"))
+}
+
+/// One need that stops the run.
+pub(super) fn need(id: &str, message: &str, remedy: String) -> Error {
+    Error::Unmet(vec![Unmet { id: id.into(), message: message.into(), remedy, level: Level::Error }])
+}
+
+/// The node's namespaces do not run.
+pub(super) fn no_namespace() -> Error {
+    let remedy = "systemctl start u7s.service for a node that was made before, kubeadm init for a new one";
+    need("Namespace", "the node's namespaces do not run", remedy.into())
+}

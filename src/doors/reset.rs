@@ -1,0 +1,81 @@
+//! `kubeadm reset`: the real reset inside, then everything that init changed on the host.
+
+use std::io::BufRead;
+
+use u7s_host::apply::{Applier, Event};
+use u7s_host::enter;
+use u7s_host::lock::Lock;
+use u7s_host::probe;
+use u7s_plan::config::Config;
+use u7s_plan::request;
+use u7s_plan::step::Plan;
+
+use super::machine;
+use super::progress::Progress;
+use crate::{End, Error, report};
+
+/// The longest answer that is read, bytes.
+const LONGEST: u64 = 1024;
+
+/// Plans `kubeadm reset` and applies it, or with `--dry-run` prints it.
+pub(super) fn run(request: &request::Reset) -> Result<End, Error> {
+    let root = machine::effective_uid() == 0;
+    let config = machine::config_or_default(root)?;
+    if request.dry_run {
+        report::result(&plan(&config, request)?.to_string())?;
+        return Ok(End::OK);
+    }
+    if enter::inside() {
+        return Err(Error::Inside);
+    }
+    if !root {
+        return Err(machine::not_privileged("kubeadm reset"));
+    }
+    if !request.force && !skips_preflight(request) {
+        confirm()?;
+    }
+    let _lock = Lock::take()?;
+    apply(&config, &plan(&config, request)?)
+}
+
+fn plan(config: &Config, request: &request::Reset) -> Result<Plan, Error> {
+    Ok(u7s_plan::reset::reset(config, request, &probe::facts(config)?))
+}
+
+fn apply(config: &Config, plan: &Plan) -> Result<End, Error> {
+    let mut progress = Progress::default();
+    let mut tell = |event: Event<'_>| progress.hear(&event);
+    let (tally, errors) = Applier::new(&config.user, &mut tell)?.run_on(&plan.phases);
+    progress.end();
+    if !errors.is_empty() {
+        return Err(Error::Reset(errors));
+    }
+    report::result(match tally.done {
+        0 => "[u7s] no node is left on this host, there was nothing to do\n",
+        _ => "[u7s] the host is as it was before init\n",
+    })?;
+    Ok(End::OK)
+}
+
+/// kubeadm asks in its phase preflight, so that skipping the phase skips the question.
+fn skips_preflight(request: &request::Reset) -> bool {
+    let lists = request.pass_flags.iter().filter_map(|flag| flag.strip_prefix("--skip-phases="));
+    lists.flat_map(|list| list.split(',')).any(|phase| phase.trim() == "preflight")
+}
+
+/// kubeadm's own question, word by word. Without a terminal the answer is read all the same; no answer means no.
+///
+/// Source: kubernetes 1.34, cmd/kubeadm/app/cmd/phases/reset/preflight.go; util.go, `InteractivelyConfirmAction`.
+fn confirm() -> Result<(), Error> {
+    report::line(
+        "[reset] WARNING: Changes made to this host by 'kubeadm init' or 'kubeadm join' will be reverted.",
+    );
+    report::ask("[reset] Are you sure you want to proceed? [y/N]: ");
+    let mut answer = String::new();
+    // An answer that cannot be read is none.
+    let _ = std::io::Read::take(std::io::stdin().lock(), LONGEST).read_line(&mut answer);
+    match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Error::Declined),
+    }
+}
