@@ -1,12 +1,14 @@
 # Run by sh as pid 1 of new mount, pid, uts, ipc and cgroup namespaces, in the node's network namespace: makes the
 # mounts of a machine in the tree ROOT, goes there and becomes systemd. Nothing outside ROOT is changed.
-# usage: boot.sh ROOT NAME CONSOLE DEVICES [SOURCE TARGET]...   (binds: read-only, TARGET is made)
+# usage: boot.sh ROOT NAME CONSOLE TREE DEVICES [SOURCE TARGET]...   (binds: read-only, TARGET is made)
 set -eu
-root=$1 name=$2 console=$3 devices=$4
-shift 4
+root=$1 name=$2 console=$3 tree=$4 devices=$5
+shift 5
 
 hostname "$name"
 mount --make-rprivate /
+# All nodes share the bulk of the tree, and the memory it takes; what one writes is its own.
+mount -t overlay -o "lowerdir=$tree/usr,upperdir=$root/usr,workdir=${root%/*}/work" overlay "$root/usr"
 mount --rbind "$root" "$root"
 cd "$root"
 

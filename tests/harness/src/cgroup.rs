@@ -62,7 +62,9 @@ impl Cgroup {
         fs::write(&kill, "1").map_err(Error::file("writing", kill))?;
         let what = format!("the last process of {}", self.path.display());
         until(Duration::from_secs(30), &what, || self.is_empty())?;
-        until(Duration::from_secs(10), &format!("the removal of {}", self.path.display()), || remove(&self.path))
+        until(Duration::from_secs(10), &format!("the removal of {}", self.path.display()), || {
+            remove(&self.path)
+        })
     }
 
     fn is_empty(&self) -> Result<(), String> {
@@ -89,7 +91,8 @@ impl Cgroup {
     /// All processes in it; those that end while we look are left out.
     pub(crate) fn processes(&self) -> Vec<Process> {
         let list = |name: &String| {
-            let text = fs::read_to_string(self.path.join(&name[1..]).join("cgroup.procs")).unwrap_or_default();
+            let text =
+                fs::read_to_string(self.path.join(&name[1..]).join("cgroup.procs")).unwrap_or_default();
             let pids: Vec<i32> = text.lines().filter_map(|line| line.parse().ok()).collect();
             pids.into_iter().filter_map(|pid| process(pid, name)).collect::<Vec<_>>()
         };
@@ -108,7 +111,11 @@ fn process(pid: i32, cgroup: &str) -> Option<Process> {
         parent: field("PPid")?.parse().ok()?,
         uids: uids.try_into().ok()?,
         comm: field("Name")?.to_string(),
-        argv: argv.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).filter(|arg| !arg.is_empty()).collect(),
+        argv: argv
+            .split(|byte| *byte == 0)
+            .map(|arg| String::from_utf8_lossy(arg).into_owned())
+            .filter(|arg| !arg.is_empty())
+            .collect(),
         cgroup: cgroup.to_string(),
     })
 }

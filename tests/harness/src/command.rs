@@ -126,7 +126,9 @@ impl Running {
     pub fn wait(mut self, limit: Duration) -> Result<Output, Error> {
         let what = format!("the end of `{}`", self.command);
         let start = Instant::now();
-        let status = until(limit, &what, || self.try_status().map_err(|error| error.to_string())?.ok_or_else(String::new));
+        let status = until(limit, &what, || {
+            self.try_status().map_err(|error| error.to_string())?.ok_or_else(String::new)
+        });
         let Ok(status) = status else {
             self.signal(Signal::SIGKILL);
             let (stdout, stderr) = self.so_far();
@@ -223,7 +225,8 @@ mod tests {
     #[test]
     fn a_deadline_kills_the_group_and_names_the_command() {
         let began = Instant::now();
-        let error = start("echo started; sleep 60 & sleep 60", b"").wait(Duration::from_millis(300)).unwrap_err();
+        let error =
+            start("echo started; sleep 60 & sleep 60", b"").wait(Duration::from_millis(300)).unwrap_err();
         assert!(error.to_string().contains("sleep 60") && error.to_string().contains("started"), "{error}");
         assert!(began.elapsed() < Duration::from_secs(10));
     }

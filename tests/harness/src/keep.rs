@@ -1,8 +1,9 @@
 //! Nodes that outlive the process that made them, for `scripts/try`: all on one lan, found again by name.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::Ipv4Addr;
 
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Lan, Node, names};
@@ -22,8 +23,22 @@ impl Lan {
     /// # Errors
     /// As [`Lan::new`].
     pub fn kept() -> Result<Self, Error> {
-        Self::open(names::KEEP)
+        let lock = lock()?;
+        let mut lan = Self::open(names::KEEP)?;
+        lan.lock = Some(lock);
+        Ok(lan)
     }
+}
+
+/// Held as long as the value lives; a dead process holds none.
+fn lock() -> Result<Flock<File>, Error> {
+    let dir = u7s_kit::cache_dir()?;
+    fs::create_dir_all(&dir).map_err(Error::file("making", &dir))?;
+    let path = dir.join("keep.lock");
+    let open = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = open.map_err(Error::file("opening", &path))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| Error::file("locking", &path)(errno.into()))
 }
 
 /// The names of all kept nodes, running or not.
@@ -45,7 +60,7 @@ pub fn open_kept(name: &str) -> Result<Node, Error> {
     if names::start_time(pid1) != Some(state.start) {
         return Err(gone("it does not run any more; remove it and make it again"));
     }
-    let mut node = Node::named(&Lan::kept()?, name, state.ip)?;
+    let mut node = Node::named(&Lan::open(names::KEEP)?, name, state.ip)?;
     node.pid1 = Some(state.pid1);
     Ok(node)
 }
@@ -59,9 +74,18 @@ pub fn close_kept(name: &str) -> Result<(), Error> {
         return Err(Error::State { node: name.into(), what: "there is no such node" });
     }
     let lan = Lan::kept()?;
+    remove_from(&lan, name)
+}
+
+/// As [`close_kept`], for one who holds the lan.
+pub(crate) fn remove_from(lan: &Lan, name: &str) -> Result<(), Error> {
     let ip = read_state(names::KEEP, name).map_or(Ipv4Addr::UNSPECIFIED, |state| state.ip);
-    Node::named(&lan, name, ip)?.remove()?;
-    if kept()?.is_empty() { lan.delete() } else { Ok(()) }
+    Node::named(lan, name, ip)?.remove()?;
+    if !kept()?.is_empty() {
+        return Ok(());
+    }
+    let _ = fs::remove_dir(names::lan_dir(lan.name())?);
+    lan.delete()
 }
 
 /// The addresses of the kept nodes of a lan.

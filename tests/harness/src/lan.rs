@@ -1,9 +1,10 @@
 //! A bridge in a network namespace of its own, and the machines on it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 
+use nix::fcntl::Flock;
 use u7s_kit::Kit;
 
 use crate::invocation::Invocation;
@@ -22,6 +23,8 @@ pub struct Lan {
     netns: Netns,
     kit: Kit,
     used: Mutex<Vec<u8>>,
+    /// Of the kept lan: one process at a time makes and removes its members.
+    pub(crate) lock: Option<Flock<File>>,
 }
 
 /// Another host on the lan: a network namespace with this machine's programs.
@@ -50,7 +53,7 @@ impl Lan {
         let kit = u7s_kit::ensure(&say)?;
         let netns = Netns::open(&member(name, "lan"));
         let is_new = !netns.exists();
-        let lan = Self { name: name.into(), netns, kit, used: Mutex::default() };
+        let lan = Self { name: name.into(), netns, kit, used: Mutex::default(), lock: None };
         sysctls::hold();
         if is_new {
             lan.make_bridge()?;
@@ -116,7 +119,18 @@ impl Lan {
     pub(crate) fn attach(&self, netns: &Netns, ip: Ipv4Addr) -> Result<(), Error> {
         let port = port_of(ip);
         let made = Netns::create(netns.name())?;
-        self.netns.ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", netns.name()])?;
+        self.netns.ip(&[
+            "link",
+            "add",
+            &port,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            netns.name(),
+        ])?;
         self.netns.ip(&["link", "set", &port, "master", "br0", "up"])?;
         made.ip(&["addr", "add", &format!("{ip}/24"), "dev", "eth0"])?;
         made.ip(&["link", "set", "eth0", "up"])?;
@@ -173,7 +187,10 @@ pub(crate) fn port_of(ip: Ipv4Addr) -> String {
     format!("v-{}", ip.octets()[3])
 }
 
-#[expect(clippy::print_stderr, reason = "building the kit takes minutes, and tests have no other place to say so")]
+#[expect(
+    clippy::print_stderr,
+    reason = "building the kit takes minutes, and tests have no other place to say so"
+)]
 fn progress(line: &str) {
     eprintln!("{line}");
 }

@@ -14,12 +14,14 @@
 //!
 //! What a node lacks where the machine keeps controllers in cgroup v1: cpu, memory, pids and the others in its cgroup2,
 //! and `CAP_SYS_RESOURCE` if the machine's root lacks it.
+//! Its `/usr` is an overlay over the kit's tree; all else is a plain copy.
 //! A node shares the machine's kernel: sysctls outside `net/` are the machine's, [`Lan`] puts back those that u7s sets.
 //! Everything else is the node's own and goes when the value is dropped, also after a panic; what a killed test
 //! process leaves is swept by the next [`Lan::new`].
 
 #![forbid(unsafe_code)]
 
+mod boot;
 mod cgroup;
 mod command;
 mod error;

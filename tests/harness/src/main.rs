@@ -50,8 +50,12 @@ fn parse(args: &[String]) -> Option<Request> {
         ["--help" | "-h"] | [] => Some(Request::Help),
         ["up", name] => Some(Request::Up { name: owned(name), u7s: None }),
         ["up", name, "--u7s", dir] => Some(Request::Up { name: owned(name), u7s: Some(dir.into()) }),
-        ["exec", name] | ["exec", name, "--"] => Some(Request::Exec { name: owned(name), argv: vec!["bash".into(), "-l".into()] }),
-        ["exec", name, "--", argv @ ..] => Some(Request::Exec { name: owned(name), argv: argv.iter().map(owned).collect() }),
+        ["exec", name] | ["exec", name, "--"] => {
+            Some(Request::Exec { name: owned(name), argv: vec!["bash".into(), "-l".into()] })
+        }
+        ["exec", name, "--", argv @ ..] => {
+            Some(Request::Exec { name: owned(name), argv: argv.iter().map(owned).collect() })
+        }
         ["down", name] => Some(Request::Down { name: owned(name) }),
         ["list"] => Some(Request::List),
         _ => None,
@@ -73,6 +77,8 @@ fn up(name: &str, u7s: Option<PathBuf>) -> Result<(), Error> {
     let lan = Lan::kept()?;
     let mut node = lan.node(name)?;
     let done = start(&mut node, u7s);
+    // Others may use the lan from here on.
+    drop(lan);
     if done.is_err() {
         // A node that is half made is of no use to anybody; the first error is the one to show.
         let _ = close_kept(name);

@@ -8,9 +8,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::Error;
 use crate::cgroup::{self, Cgroup};
 use crate::netns::Netns;
-use crate::Error;
 
 const PREFIX: &str = "u7s-";
 /// The lan of nodes that outlive the process which made them.
@@ -38,7 +38,8 @@ pub(crate) fn lan_dir(lan: &str) -> Result<PathBuf, Error> {
 ///
 /// Tolerant: another run may sweep the same at this moment, and what cannot be removed now is tried again next time.
 pub(crate) fn sweep() {
-    let cgroups: Vec<String> = cgroup::top_level().unwrap_or_default().into_iter().filter(|name| is_dead(name)).collect();
+    let cgroups: Vec<String> =
+        cgroup::top_level().unwrap_or_default().into_iter().filter(|name| is_dead(name)).collect();
     let netns: Vec<String> = Netns::all().into_iter().filter(|name| is_dead(name)).collect();
     for name in &cgroups {
         let _ = Cgroup::named(name).and_then(|cgroup| cgroup.destroy());

@@ -1,7 +1,8 @@
 //! Named network namespaces; all links are made inside them, never in the machine's own.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::Error;
@@ -18,8 +19,12 @@ pub(crate) struct Netns {
 
 impl Netns {
     pub(crate) fn create(name: &str) -> Result<Self, Error> {
-        run(&["ip", "netns", "add", name], LIMIT)?;
         let netns = Self::open(name);
+        if !netns.exists() {
+            // What a run leaves that is killed between the file and its mount.
+            let _ = fs::remove_file(netns.path());
+        }
+        run(&["ip", "netns", "add", name], LIMIT)?;
         netns.ip(&["link", "set", "lo", "up"])?;
         Ok(netns)
     }
@@ -28,8 +33,11 @@ impl Netns {
         Self { name: name.into() }
     }
 
+    /// True if the namespace is mounted on its file; the file alone is nothing.
     pub(crate) fn exists(&self) -> bool {
-        self.path().exists()
+        let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+        let own = device(&self.path());
+        own.is_some() && own != device(Path::new(DIR))
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -52,8 +60,9 @@ impl Netns {
 
     pub(crate) fn delete(&self) -> Result<(), Error> {
         if self.exists() {
-            run(&["ip", "netns", "delete", &self.name], LIMIT)?;
+            return run(&["ip", "netns", "delete", &self.name], LIMIT).map(drop);
         }
+        let _ = fs::remove_file(self.path());
         Ok(())
     }
 

@@ -1,10 +1,10 @@
 //! One nested node: a tree, a network namespace, a cgroup, and a systemd that takes them for a machine.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -16,14 +16,19 @@ use crate::command::run;
 use crate::invocation::Invocation;
 use crate::names::{self, member};
 use crate::netns::Netns;
-use crate::{Error, Lan, Output, Process, Running, Snapshot, keep, spawner, until};
+use crate::{Error, Lan, Output, Process, Running, Snapshot, keep, until};
 
-const LAUNCH: &str = include_str!("launch.sh");
-const BOOT: &str = include_str!("boot.sh");
 /// "name:major:minor" of the character devices in a node's /dev; all have mode 0666.
 /// Source: the kernel's admin-guide/devices.txt.
 const DEVICES: [&str; 9] = [
-    "null:1:3", "zero:1:5", "full:1:7", "random:1:8", "urandom:1:9", "kmsg:1:11", "tty:5:0", "fuse:10:229",
+    "null:1:3",
+    "zero:1:5",
+    "full:1:7",
+    "random:1:8",
+    "urandom:1:9",
+    "kmsg:1:11",
+    "tty:5:0",
+    "fuse:10:229",
     "net/tun:10:200",
 ];
 /// Where u7s looks for OCI layouts to load before kubeadm runs.
@@ -40,10 +45,10 @@ pub struct Node {
     pub(crate) pid1: Option<i32>,
     /// It outlives this value and this process.
     pub(crate) stays: bool,
-    kit: Kit,
-    binds: Vec<(PathBuf, String)>,
-    devices: Vec<&'static str>,
-    launcher: Option<Child>,
+    pub(crate) kit: Kit,
+    pub(crate) binds: Vec<(PathBuf, String)>,
+    pub(crate) devices: Vec<&'static str>,
+    pub(crate) launcher: Option<Child>,
 }
 
 impl Node {
@@ -56,20 +61,28 @@ impl Node {
             node.stays = true;
             return Err(node.wrong("a node of this name exists"));
         }
-        fs::create_dir_all(&root).map_err(Error::file("making", &root))?;
-        let tree = format!("{}/.", lan.kit().tree().display());
-        let target = root.display().to_string();
-        run(&["cp", "-a", "--reflink=auto", &tree, &target], Duration::from_secs(120))?;
-        node.write_identity()?;
-        lan.attach(&node.netns, node.ip)?;
-        Ok(node)
+        let made = node.furnish(lan);
+        if made.is_err() && node.stays {
+            // The first error is the one to show.
+            let _ = keep::remove_from(lan, name);
+        }
+        made.map(|()| node)
+    }
+
+    fn furnish(&self, lan: &Lan) -> Result<(), Error> {
+        copy_tree(lan.kit().tree(), &self.dir)?;
+        self.write_identity()?;
+        lan.attach(&self.netns, self.ip)
     }
 
     /// The value for a node of this name, whether it exists or not.
     pub(crate) fn named(lan: &Lan, name: &str, ip: Ipv4Addr) -> Result<Self, Error> {
         let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if name.is_empty() || name == "lan" || !name.chars().all(is_plain) {
-            return Err(Error::Answer { what: "a node's name (a-z, 0-9, -; not \"lan\")", text: name.into() });
+            return Err(Error::Answer {
+                what: "a node's name (a-z, 0-9, -; not \"lan\")",
+                text: name.into(),
+            });
         }
         let full = member(lan.name(), name);
         Ok(Self {
@@ -117,6 +130,9 @@ impl Node {
     }
 
     /// Its tree as this machine sees it; the node's tmpfs and bind mounts are not in it.
+    ///
+    /// Its `usr` holds only what this node has changed: it is the upper layer over the kit's.
+    /// A booted node as it sees itself is `/proc/<pid1>/root`.
     #[must_use]
     pub fn root_dir(&self) -> PathBuf {
         self.dir.join("root")
@@ -162,10 +178,10 @@ impl Node {
     /// # Errors
     /// It is not booted; a program is not built; a script failed.
     pub fn install_u7s(&self, bin_dir: &Path) -> Result<(), Error> {
-        self.pid1()?;
+        let root = format!("/proc/{}/root", self.pid1()?);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/install");
-        let (script, bin, root) = (script.display().to_string(), bin_dir.display().to_string(), self.root_dir());
-        run(&[&script, "--bin", &bin, &root.display().to_string()], Duration::from_secs(60))?;
+        let (script, bin) = (script.display().to_string(), bin_dir.display().to_string());
+        run(&[&script, "--bin", &bin, &root], Duration::from_secs(60))?;
         self.ok(&["/usr/libexec/u7s/postinstall"]).map(drop)
     }
 
@@ -187,92 +203,6 @@ impl Node {
         self.want_off()?;
         self.binds.push((source.to_path_buf(), target.into()));
         Ok(())
-    }
-
-    /// Starts systemd and waits until it has started everything; gives its state, "running" or "degraded".
-    ///
-    /// # Errors
-    /// [`Error::Deadline`] with the last state and the console's last lines; it is booted already.
-    pub fn boot(&mut self, limit: Duration) -> Result<String, Error> {
-        self.want_off()?;
-        self.cgroup.create()?;
-        let mut launcher = self.launch()?;
-        let what = format!("pid 1 of node {}", self.name);
-        let pid1 = until(limit, &what, || self.find_init(&mut launcher));
-        self.launcher = Some(launcher);
-        self.pid1 = pid1?;
-        self.pid1.ok_or_else(|| self.did_not_start())?;
-        if self.stays {
-            keep::write_state(self)?;
-        }
-        let what = format!("node {} to have started its units", self.name);
-        until(limit, &what, || self.system_state())
-    }
-
-    fn launch(&self) -> Result<Child, Error> {
-        let console = self.dir.join("console.log");
-        let open = || File::create(&console).and_then(|file| Ok((file.try_clone()?, file)));
-        let (out, err) = open().map_err(Error::file("writing", &console))?;
-        // A session of its own if it shall stay; else it dies with us.
-        let fate: &[&str] = if self.stays { &["setsid"] } else { &["setpriv", "--pdeathsig", "KILL", "--"] };
-        let mut command = Command::new(fate[0]);
-        command.args(&fate[1..]).args(self.netns.enter()).args(["sh", "-c", LAUNCH, "launch.sh"]);
-        command.arg(self.cgroup.path()).arg(BOOT).arg(self.root_dir()).arg(&self.name).arg(&console);
-        command.arg(self.devices.join(" "));
-        for (source, target) in self.binds.iter().chain(&machine_binds()) {
-            command.arg(source).arg(target);
-        }
-        command.stdin(Stdio::null()).stdout(out).stderr(err);
-        let program = format!("node {}", self.name);
-        spawner::spawn(command).map_err(|source| Error::Start { program, source })
-    }
-
-    /// The child of the launcher that is pid 1 inside and has become systemd; `None` if the launcher has ended.
-    fn find_init(&self, launcher: &mut Child) -> Result<Option<i32>, String> {
-        if !matches!(launcher.try_wait(), Ok(None)) {
-            return Ok(None);
-        }
-        let parent = i32::try_from(launcher.id()).unwrap_or_default();
-        let all = self.cgroup.processes();
-        let is_init = |process: &&Process| {
-            process.parent == parent && process.pids.get(1) == Some(&1) && process.comm == "systemd"
-        };
-        all.iter().find(is_init).map(|process| Some(process.pid)).ok_or_else(|| self.console_tail())
-    }
-
-    fn did_not_start(&self) -> Error {
-        Error::Boot { node: self.name.clone(), console: self.console_tail() }
-    }
-
-    fn system_state(&self) -> Result<String, String> {
-        let output = self.command(&["systemctl", "is-system-running"]).within(Duration::from_secs(20)).run();
-        let state = output.map_err(|error| error.to_string())?.stdout.trim().to_string();
-        match state.as_str() {
-            "running" | "degraded" => Ok(state),
-            _ => Err(format!("{state}\n{}", self.console_tail())),
-        }
-    }
-
-    fn console_tail(&self) -> String {
-        let bytes = fs::read(self.dir.join("console.log")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(10)..].join("\n")
-    }
-
-    /// Kills everything in it at once, as a power cut would; the tree stays and [`Node::boot`] starts it again.
-    ///
-    /// # Errors
-    /// A process did not die within 30 s.
-    pub fn power_cut(&mut self) -> Result<(), Error> {
-        self.cgroup.destroy()?;
-        if let Some(mut launcher) = self.launcher.take() {
-            let _ = launcher.kill();
-            let _ = launcher.wait();
-        }
-        // The launcher's own death leaves its child to this machine's pid 1.
-        let Some(pid1) = self.pid1.take().and_then(|pid| u32::try_from(pid).ok()) else { return Ok(()) };
-        until(Duration::from_secs(10), "pid 1 of the node to be reaped", || names::is_gone(pid1))
     }
 
     /// A command in the node, as root, in a cgroup of its own; see [`Invocation`] for users, input and deadlines.
@@ -323,7 +253,12 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Deadline`].
-    pub fn until<T>(&self, limit: Duration, what: &str, mut look: impl FnMut(&Self) -> Result<T, String>) -> Result<T, Error> {
+    pub fn until<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        mut look: impl FnMut(&Self) -> Result<T, String>,
+    ) -> Result<T, Error> {
         until(limit, &format!("{what} (node {})", self.name), || look(self))
     }
 
@@ -402,10 +337,11 @@ impl Node {
         let killed = self.power_cut();
         let netns = self.netns.delete();
         let tree = if self.dir.exists() { fs::remove_dir_all(&self.dir) } else { Ok(()) };
-        killed.and(netns).and(tree.map_err(Error::file("removing", &self.dir)))
+        let tree = tree.map_err(Error::file("removing", &self.dir));
+        killed.and(netns).and(tree)
     }
 
-    fn want_off(&self) -> Result<(), Error> {
+    pub(crate) fn want_off(&self) -> Result<(), Error> {
         if self.pid1.is_some() { Err(self.wrong("it is booted")) } else { Ok(()) }
     }
 
@@ -423,11 +359,21 @@ impl Drop for Node {
     }
 }
 
-/// What a node sees of the running kernel's files, where the machine has them.
-fn machine_binds() -> Vec<(PathBuf, String)> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let config = format!("/boot/config-{}", release.trim());
-    let paths = ["/lib/modules".to_string(), config];
-    let is_there = |path: &String| Path::new(path).exists();
-    paths.into_iter().filter(is_there).map(|path| (PathBuf::from(&path), path)).collect()
+/// A plain copy of the kit's tree but for `usr`, which is nine tenths of it: an empty layer stands for that.
+///
+/// `/var` must be plain: containers' overlays cannot lie on an overlay.
+fn copy_tree(tree: &Path, dir: &Path) -> Result<(), Error> {
+    let (root, work) = (dir.join("root"), dir.join("work"));
+    for made in [root.join("usr"), work] {
+        fs::create_dir_all(&made).map_err(Error::file("making", made))?;
+    }
+    let mut argv = vec!["cp".to_string(), "-a".into(), "--reflink=auto".into(), "--target-directory".into()];
+    argv.push(root.display().to_string());
+    for entry in fs::read_dir(tree).map_err(Error::file("listing", tree))?.flatten() {
+        if entry.file_name() != "usr" {
+            argv.push(entry.path().display().to_string());
+        }
+    }
+    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+    run(&argv, Duration::from_secs(120)).map(drop)
 }

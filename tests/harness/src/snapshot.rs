@@ -14,7 +14,10 @@ const HASHED_BYTES: u64 = 64 << 10;
 
 /// Entries that start with one of these are left out, each for its reason.
 const IGNORED: &[(&str, &str)] = &[
-    ("file /run/systemd/", "systemd's own state; units and drop-ins below /run/systemd/system are kept, see KEPT"),
+    (
+        "file /run/systemd/",
+        "systemd's own state; units and drop-ins below /run/systemd/system are kept, see KEPT",
+    ),
     ("file /run/log/journal", "the journal"),
     ("file /run/dbus", "the bus"),
     ("file /run/netns", "made by ip(8), empty when unused"),
@@ -57,7 +60,12 @@ const IGNORED: &[(&str, &str)] = &[
 ];
 
 /// Exceptions from [`IGNORED`].
-const KEPT: &[&str] = &["file /run/systemd/system", "file /run/systemd/generator", "file /var/log/pods", "file /var/log/containers"];
+const KEPT: &[&str] = &[
+    "file /run/systemd/system",
+    "file /run/systemd/generator",
+    "file /var/log/pods",
+    "file /var/log/containers",
+];
 
 /// Pseudo file systems that hold no files of anybody.
 const SYSCTLS: &str = "cd /proc/sys && grep -rs '' fs kernel net user vm || true";
@@ -143,7 +151,8 @@ impl Snapshot {
     }
 
     fn units(&mut self, node: &Node) -> Result<(), Error> {
-        let list = |what: &str| node.ok(&["systemctl", what, "--all", "--plain", "--no-legend", "--no-pager"]);
+        let list =
+            |what: &str| node.ok(&["systemctl", what, "--all", "--plain", "--no-legend", "--no-pager"]);
         for line in list("list-unit-files")?.lines() {
             if let [unit, state, ..] = line.split_whitespace().collect::<Vec<_>>()[..] {
                 self.add(format!("unit-file {unit}"), state.into());
@@ -163,8 +172,10 @@ impl Snapshot {
     /// The tree and every tmpfs in it; nothing below other mounts.
     fn files(&mut self, node: &Node) -> Result<(), Error> {
         let root = format!("/proc/{}/root", node.pid1()?);
-        let is_foreign = |mount: &Mount| mount.kind != "tmpfs" && mount.point != "/";
-        let foreign: Vec<String> = mounts_of(node)?.into_iter().filter(is_foreign).map(|mount| mount.point).collect();
+        let is_foreign =
+            |mount: &Mount| mount.kind != "tmpfs" && !["/", "/usr"].contains(&mount.point.as_str());
+        let foreign: Vec<String> =
+            mounts_of(node)?.into_iter().filter(is_foreign).map(|mount| mount.point).collect();
         let mut open = vec![String::new()];
         while let Some(dir) = open.pop() {
             // What vanishes while we look was not there to stay.
@@ -247,7 +258,8 @@ fn tables(ruleset: &str) -> Vec<(String, String)> {
 }
 
 fn is_ignored(name: &str) -> bool {
-    IGNORED.iter().any(|(prefix, _)| name.starts_with(prefix)) && !KEPT.iter().any(|prefix| name.starts_with(prefix))
+    IGNORED.iter().any(|(prefix, _)| name.starts_with(prefix))
+        && !KEPT.iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -270,19 +282,28 @@ mod tests {
 
     #[test]
     fn the_journal_is_ignored_but_drop_ins_are_not() {
-        let seen = snapshot(&[("file /run/systemd/journal/x", ""), ("file /run/systemd/system/u7s.service.d/x.conf", "")]);
+        let seen = snapshot(&[
+            ("file /run/systemd/journal/x", ""),
+            ("file /run/systemd/system/u7s.service.d/x.conf", ""),
+        ]);
         assert_eq!(seen.len(), 1);
     }
 
     #[test]
     fn tables_of_nft() {
         let text = "table inet u7s {\n\tchain a {\n\t}\n}\ntable ip nat {\n}\n";
-        assert_eq!(tables(text), [("inet u7s".into(), "chain a {;};};".to_string()), ("ip nat".into(), "};".into())]);
+        assert_eq!(
+            tables(text),
+            [("inet u7s".into(), "chain a {;};};".to_string()), ("ip nat".into(), "};".into())]
+        );
     }
 
     #[test]
     fn a_mount_line() {
         let mount = parse_mount("41 31 0:38 / /run rw,nosuid shared:9 - tmpfs tmpfs rw,mode=755").unwrap();
-        assert_eq!((mount.point.as_str(), mount.options.as_str(), mount.kind.as_str()), ("/run", "rw,nosuid", "tmpfs"));
+        assert_eq!(
+            (mount.point.as_str(), mount.options.as_str(), mount.kind.as_str()),
+            ("/run", "rw,nosuid", "tmpfs")
+        );
     }
 }

@@ -22,7 +22,8 @@ static HELD: Mutex<(usize, Vec<(&str, String)>)> = Mutex::new((0, Vec::new()));
 pub(crate) fn hold() {
     let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
     if held.0 == 0 {
-        let read = |name| fs::read_to_string(Path::new("/proc/sys").join(name)).ok().map(|value| (name, value));
+        let read =
+            |name| fs::read_to_string(Path::new("/proc/sys").join(name)).ok().map(|value| (name, value));
         held.1 = NAMES.into_iter().filter_map(read).collect();
     }
     held.0 += 1;

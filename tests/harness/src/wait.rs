@@ -15,7 +15,11 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_m
 ///
 /// # Errors
 /// [`Error::Deadline`] with the last state.
-pub fn until<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Result<T, String>) -> Result<T, Error> {
+pub fn until<T>(
+    limit: Duration,
+    what: &str,
+    mut look: impl FnMut() -> Result<T, String>,
+) -> Result<T, Error> {
     let start = Instant::now();
     let mut pause = PAUSES.0;
     loop {

@@ -1,6 +1,11 @@
 //! The harness itself on a real machine: nodes boot, obey deadlines, are compared, and leave nothing behind.
 
-#![allow(clippy::tests_outside_test_module, reason = "an integration test is nothing but tests")]
+#![allow(
+    clippy::tests_outside_test_module,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "nothing but tests"
+)]
 
 use std::fs;
 use std::path::Path;
@@ -25,8 +30,16 @@ fn a_node_runs_the_kit_and_is_reached_by_others() {
     let lan = Lan::new().unwrap();
     let (one, two) = (booted(&lan, "one"), booted(&lan, "two"));
     let client = lan.client("visitor").unwrap();
-    let images = one.ok(&["kubeadm", "config", "images", "list", "--kubernetes-version", u7s_kit::KUBERNETES]).unwrap();
-    let kit: Vec<&str> = lan.kit().images().iter().map(String::as_str).filter(|name| !name.starts_with("test.local")).collect();
+    let images = one
+        .ok(&["kubeadm", "config", "images", "list", "--kubernetes-version", u7s_kit::KUBERNETES])
+        .unwrap();
+    let kit: Vec<&str> = lan
+        .kit()
+        .images()
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !name.starts_with("test.local"))
+        .collect();
     assert_eq!(images.lines().collect::<Vec<_>>(), kit);
     for name in ["kubeadm", "kubelet", "crio"] {
         let sum = one.ok(&["sha256sum", &format!("/usr/bin/{name}")]).unwrap();
@@ -36,7 +49,12 @@ fn a_node_runs_the_kit_and_is_reached_by_others() {
     assert!(two.exec(&["ping", "-c1", "-W5", &address]).unwrap().ok());
     let server = one.spawn(&["busybox", "httpd", "-f", "-p", "8000", "-h", "/etc"]).unwrap();
     let url = format!("http://{address}:8000/hostname");
-    let get = || client.exec(&["curl", "-s", &url]).map_err(|e| e.to_string()).and_then(|out| if out.ok() { Ok(out.stdout) } else { Err(out.to_string()) });
+    let get = || {
+        client
+            .exec(&["curl", "-s", &url])
+            .map_err(|e| e.to_string())
+            .and_then(|out| if out.ok() { Ok(out.stdout) } else { Err(out.to_string()) })
+    };
     assert_eq!(until(Duration::from_secs(10), "an answer", get).unwrap(), "one\n");
     drop(server);
 }
@@ -46,12 +64,19 @@ fn a_command_is_killed_at_its_deadline() {
     let lan = Lan::new().unwrap();
     let node = booted(&lan, "slow");
     let start = Instant::now();
-    let error = node.command(&["sh", "-c", "echo begun; sleep 300"]).within(Duration::from_secs(1)).run().unwrap_err();
+    let error = node
+        .command(&["sh", "-c", "echo begun; sleep 300"])
+        .within(Duration::from_secs(1))
+        .run()
+        .unwrap_err();
     assert!(matches!(error, Error::Deadline { .. }) && error.to_string().contains("begun"), "{error}");
     assert!(start.elapsed() < Duration::from_secs(5));
-    let gone = |node: &Node| if node.processes().iter().any(|p| p.comm == "sleep") { Err("sleep".into()) } else { Ok(()) };
+    let gone = |node: &Node| {
+        if node.processes().iter().any(|p| p.comm == "sleep") { Err("sleep".into()) } else { Ok(()) }
+    };
     node.until(Duration::from_secs(5), "the end of sleep", gone).unwrap();
-    let output = node.command(&["sh", "-c", "id -un; cat; exit 7"]).user("daemon").input("words").run().unwrap();
+    let output =
+        node.command(&["sh", "-c", "id -un; cat; exit 7"]).user("daemon").input("words").run().unwrap();
     assert_eq!((output.stdout.as_str(), output.code()), ("daemon\nwords", Some(7)));
 }
 
@@ -67,13 +92,22 @@ fn a_snapshot_shows_what_changed_and_only_that() {
     node.sh("chmod 600 /etc/hosts; mount -t tmpfs x /mnt; nft add table inet u7s; sysctl -q net.ipv4.ip_forward=1").unwrap();
     node.sh("systemd-run -q --unit=u7s-test sleep 300; mkdir /sys/fs/cgroup/left").unwrap();
     let server = node.spawn(&["nc", "-l", "10.77.0.2", "6443"]).unwrap();
-    let listens = |node: &Node| if node.ok(&["ss", "-Hltn"]).unwrap().contains(":6443") { Ok(()) } else { Err(String::new()) };
+    let listens = |node: &Node| {
+        if node.ok(&["ss", "-Hltn"]).unwrap().contains(":6443") { Ok(()) } else { Err(String::new()) }
+    };
     node.until(Duration::from_secs(5), "nc to listen", listens).unwrap();
     let diff = before.diff(&node.snapshot().unwrap());
     println!("{}", diff.join("\n"));
     for wanted in [
-        "+ cgroup /left", "+ cgroup /system.slice/u7s-test.service", "+ file /etc/new d 755 0:0", "+ file /etc/new/file f 644 0:0 1 ",
-        "~ file /etc/hosts: f 644", "+ mount /mnt tmpfs", "+ nft inet u7s", "+ port tcp ", "~ sysctl net/ipv4/ip_forward: 0 -> 1",
+        "+ cgroup /left",
+        "+ cgroup /system.slice/u7s-test.service",
+        "+ file /etc/new d 755 0:0",
+        "+ file /etc/new/file f 644 0:0 1 ",
+        "~ file /etc/hosts: f 644",
+        "+ mount /mnt tmpfs",
+        "+ nft inet u7s",
+        "+ port tcp ",
+        "~ sysctl net/ipv4/ip_forward: 0 -> 1",
         "+ unit u7s-test.service loaded active running",
     ] {
         assert!(diff.iter().any(|line| line.starts_with(wanted)), "{wanted}");
@@ -92,7 +126,12 @@ fn a_snapshot_shows_what_changed_and_only_that() {
 fn a_power_cut_keeps_the_tree_and_devices_can_be_left_out() {
     let lan = Lan::new().unwrap();
     let mut node = booted(&lan, "cut");
-    assert!(node.ok(&["stat", "-c", "%a", "/dev/net/tun", "/dev/fuse", "/dev/kmsg"]).unwrap().lines().all(|mode| mode == "666"));
+    assert!(
+        node.ok(&["stat", "-c", "%a", "/dev/net/tun", "/dev/fuse", "/dev/kmsg"])
+            .unwrap()
+            .lines()
+            .all(|mode| mode == "666")
+    );
     node.write("/var/lib/mark", "here").unwrap();
     let crio = node.processes().into_iter().find(|process| process.comm == "dbus-daemon").unwrap();
     node.signal(&crio, Signal::SIGKILL).unwrap();
@@ -115,8 +154,13 @@ fn nothing_is_left_after_a_node() {
     let stat = fs::read_to_string(format!("/proc/{pid1}/stat")).unwrap_or_default();
     assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
     assert!(!root.exists());
-    let ours = |name: &str| name.starts_with(&format!("u7s-{}-", std::process::id())) && name.ends_with(".gone");
-    let netns = fs::read_dir("/run/netns").unwrap().flatten().filter(|e| ours(&e.file_name().to_string_lossy())).count();
+    let ours =
+        |name: &str| name.starts_with(&format!("u7s-{}-", std::process::id())) && name.ends_with(".gone");
+    let netns = fs::read_dir("/run/netns")
+        .unwrap()
+        .flatten()
+        .filter(|e| ours(&e.file_name().to_string_lossy()))
+        .count();
     assert_eq!(netns, 0);
 }
 
@@ -141,7 +185,8 @@ fn a_killed_test_takes_its_node_along_and_the_next_sweeps() {
         .spawn()
         .unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
-    let line = lines.find_map(|line| line.unwrap().rsplit_once("pid1 ").map(|(_, pid)| pid.to_string())).unwrap();
+    let line =
+        lines.find_map(|line| line.unwrap().rsplit_once("pid1 ").map(|(_, pid)| pid.to_string())).unwrap();
     let pid1 = format!("/proc/{line}");
     assert!(Path::new(&pid1).exists());
     child.kill().unwrap();
@@ -149,7 +194,8 @@ fn a_killed_test_takes_its_node_along_and_the_next_sweeps() {
     let gone = || if Path::new(&pid1).exists() { Err("it runs".into()) } else { Ok(()) };
     until(Duration::from_secs(10), "the end of the orphan", gone).unwrap();
     let _lan = Lan::new().unwrap();
-    let left: Vec<_> = fs::read_dir("/run/netns").unwrap().flatten().map(|e| e.file_name().into_string().unwrap()).collect();
+    let left: Vec<_> =
+        fs::read_dir("/run/netns").unwrap().flatten().map(|e| e.file_name().into_string().unwrap()).collect();
     let prefix = format!("u7s-{}-", child.id());
     assert!(!left.iter().any(|name| name.starts_with(&prefix)), "{left:?}");
 }

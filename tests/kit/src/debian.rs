@@ -27,7 +27,11 @@ pub fn require(packages: &[&str], say: Say<'_>) -> Result<(), Error> {
     let log = Log::create(path.clone(), say)?;
     let limit = Duration::from_secs(900);
     log.run("refresh the package lists", limit, apt_get().args(["-q", "update"]))?;
-    log.run("install packages", limit, apt_get().args(["-q", "-y", "install", "--no-install-recommends"]).args(missing))?;
+    log.run(
+        "install packages",
+        limit,
+        apt_get().args(["-q", "-y", "install", "--no-install-recommends"]).args(missing),
+    )?;
     let _ = std::fs::remove_file(path);
     Ok(())
 }
@@ -52,7 +56,8 @@ pub(crate) fn mirror() -> Result<String, Error> {
         return Ok(mirror);
     }
     let format = "$(LABEL)|$(COMPONENT)|$(REPO_URI)";
-    let targets = answer(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))?;
+    let targets =
+        answer(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))?;
     pick_mirror(&targets).ok_or_else(|| Error::Missing {
         what: "a Debian archive in apt's sources".into(),
         remedy: "run apt-get update, or set U7S_DEBIAN_MIRROR to the address of one".into(),

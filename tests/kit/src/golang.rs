@@ -145,7 +145,12 @@ fn outputs(recipe: &Recipe, bin: &Path) -> Vec<(PathBuf, Vec<&'static str>)> {
         // The trailing slash makes it a directory for go, also for a single package.
         calls.push((bin.join(""), plain));
     }
-    calls.extend(named.iter().filter_map(|text| text.split_once('=')).map(|(name, package)| (bin.join(name), vec![package])));
+    calls.extend(
+        named
+            .iter()
+            .filter_map(|text| text.split_once('='))
+            .map(|(name, package)| (bin.join(name), vec![package])),
+    );
     calls
 }
 
@@ -186,7 +191,8 @@ fn go(job: &Job<'_>) -> Result<PathBuf, Error> {
     debian::require(&["golang-go"], &|line| job.log.say(line))?;
     find_go().ok_or_else(|| Error::Missing {
         what: "Go 1.21 or later".into(),
-        remedy: "install it, by the distribution's backports or Go's own archive, so that it is in PATH".into(),
+        remedy: "install it, by the distribution's backports or Go's own archive, so that it is in PATH"
+            .into(),
     })
 }
 

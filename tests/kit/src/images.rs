@@ -23,7 +23,8 @@ const NETWORK_PROGRAMS: &[&str] =
     &["usr/sbin/xtables-nft-multi", "usr/sbin/nft", "usr/sbin/conntrack", "usr/sbin/ipset", "usr/bin/ip"];
 const XTABLES_NAMES: &[&str] =
     &["iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"];
-const TEST_PROGRAMS: &[&str] = &["usr/bin/curl", "usr/bin/ping", "usr/bin/ip", "usr/bin/id", "usr/bin/busybox"];
+const TEST_PROGRAMS: &[&str] =
+    &["usr/bin/curl", "usr/bin/ping", "usr/bin/ip", "usr/bin/id", "usr/bin/busybox"];
 
 /// Gives the layout's directory and the names in it, after it was written if the cache did not have it.
 ///
@@ -162,7 +163,9 @@ impl Contents<'_> {
         let mut modules = Vec::new();
         for dir in self.library_dirs()? {
             let Ok(entries) = fs::read_dir(self.tree.join(&dir).join("xtables")) else { continue };
-            modules.extend(entries.flatten().map(|e| format!("{dir}/xtables/{}", e.file_name().to_string_lossy())));
+            modules.extend(
+                entries.flatten().map(|e| format!("{dir}/xtables/{}", e.file_name().to_string_lossy())),
+            );
         }
         modules.retain(|path| path.ends_with(".so"));
         modules.sort();
@@ -195,14 +198,20 @@ impl Contents<'_> {
 
 /// The paths in ldd's answer, in the place they have under merged /usr.
 fn library_lines(ldd: &str) -> impl Iterator<Item = String> {
-    let path = |line: &str| line.split_whitespace().find(|word| word.starts_with("/lib") || word.starts_with("/usr/lib")).map(String::from);
-    let merge = |path: String| if path.starts_with("/usr/") { path[1..].to_string() } else { format!("usr{path}") };
+    let path = |line: &str| {
+        line.split_whitespace()
+            .find(|word| word.starts_with("/lib") || word.starts_with("/usr/lib"))
+            .map(String::from)
+    };
+    let merge =
+        |path: String| if path.starts_with("/usr/") { path[1..].to_string() } else { format!("usr{path}") };
     // Lines that start in the first column are headings with the program's own name.
     ldd.lines().filter(|line| line.starts_with(['\t', ' '])).filter_map(path).map(merge)
 }
 
 fn accounts() -> Files {
-    let passwd = "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n";
+    let passwd =
+        "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n";
     Files::from([
         ("etc/passwd".into(), Entry::Text(passwd.into())),
         ("etc/group".into(), Entry::Text("root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n".into())),

@@ -181,7 +181,13 @@ mod tests {
             (entry.path().unwrap().display().to_string(), entry.header().mode().unwrap())
         };
         let seen: Vec<_> = tar.entries().unwrap().map(|entry| list(entry.unwrap())).collect();
-        let wanted = [("bin", 0o777), ("etc/", 0o755), ("etc/deep/", 0o755), ("etc/deep/hello", 0o644), ("tmp/", 0o1777)];
+        let wanted = [
+            ("bin", 0o777),
+            ("etc/", 0o755),
+            ("etc/deep/", 0o755),
+            ("etc/deep/hello", 0o644),
+            ("tmp/", 0o1777),
+        ];
         assert_eq!(seen, wanted.map(|(path, mode)| (path.to_string(), mode)));
     }
 }

@@ -125,7 +125,8 @@ mod tests {
     fn a_failure_names_the_log_and_its_last_lines() {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new("sh");
-        let error = log(&dir).run("try", Duration::from_secs(9), command.args(["-c", "echo no luck; exit 3"]));
+        let error =
+            log(&dir).run("try", Duration::from_secs(9), command.args(["-c", "echo no luck; exit 3"]));
         let text = error.unwrap_err().to_string();
         assert!(text.contains("no luck") && text.contains("/log"), "{text}");
     }

@@ -18,9 +18,13 @@ const BUILDER: &str = "u7s-kit 1";
 /// [`Error::Missing`]: neither `XDG_CACHE_HOME` nor `HOME` is set.
 pub fn cache_dir() -> Result<PathBuf, Error> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache"))).map(|dir| dir.join("u7s")).ok_or_else(
-        || Error::Missing { what: "a cache directory".into(), remedy: "set HOME or XDG_CACHE_HOME".into() },
-    )
+    set("XDG_CACHE_HOME")
+        .or_else(|| set("HOME").map(|home| home.join(".cache")))
+        .map(|dir| dir.join("u7s"))
+        .ok_or_else(|| Error::Missing {
+            what: "a cache directory".into(),
+            remedy: "set HOME or XDG_CACHE_HOME".into(),
+        })
 }
 
 /// The kit's part of the cache.
@@ -109,7 +113,9 @@ impl<'a> Store<'a> {
     fn drop_old(&self, name: &str, newest: &Path) {
         let Ok(entries) = fs::read_dir(&self.root) else { return };
         let is_ours = |path: &PathBuf| path != newest && path.is_dir() && recipe_of(path) == Some(name);
-        let age = |path: &PathBuf| fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        let age = |path: &PathBuf| {
+            fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+        };
         let mut old: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_ours).collect();
         let is_half = |path: &PathBuf| path.extension().is_some();
         old.sort_by_key(|path| (is_half(path), age(path)));
@@ -154,7 +160,8 @@ mod tests {
         let store = store(root.path());
         let make = |job: &Job<'_>| fs::write(job.dir.join("x"), "1").map_err(Error::file("writing", "x"));
         let first = store.entry("thing", &[b"a"], make).unwrap();
-        let again = store.entry("thing", &[b"a"], |_| Err(Error::Missing { what: "no".into(), remedy: "no".into() }));
+        let again =
+            store.entry("thing", &[b"a"], |_| Err(Error::Missing { what: "no".into(), remedy: "no".into() }));
         assert_eq!(first, again.unwrap());
         assert_ne!(first, store.entry("thing", &[b"b"], make).unwrap());
     }
@@ -164,7 +171,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let failing = |_: &Job<'_>| Err(Error::Missing { what: "x".into(), remedy: "y".into() });
         assert!(store(root.path()).entry("thing", &[], failing).is_err());
-        let left: Vec<_> = fs::read_dir(root.path()).unwrap().flatten().filter(|e| e.path().is_dir()).collect();
+        let left: Vec<_> =
+            fs::read_dir(root.path()).unwrap().flatten().filter(|e| e.path().is_dir()).collect();
         assert!(left.is_empty(), "{left:?}");
     }
 
@@ -175,7 +183,8 @@ mod tests {
         store.entry("thing", &[b"a"], |_| Ok(())).unwrap();
         fs::create_dir(root.path().join("thing-0123.part")).unwrap();
         store.entry("thing", &[b"b"], |_| Ok(())).unwrap();
-        let dirs: Vec<_> = fs::read_dir(root.path()).unwrap().flatten().filter(|e| e.path().is_dir()).collect();
+        let dirs: Vec<_> =
+            fs::read_dir(root.path()).unwrap().flatten().filter(|e| e.path().is_dir()).collect();
         assert_eq!(dirs.len(), 2, "{dirs:?}");
         assert!(!root.path().join("thing-0123.part").exists());
     }

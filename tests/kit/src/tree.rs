@@ -14,27 +14,71 @@ const SUITE: &str = "trixie";
 /// tools that tests use inside.
 const PACKAGES: &[&str] = &[
     // the system
-    "systemd", "systemd-sysv", "dbus", "procps", "kmod", "mount", "util-linux", "iproute2", "less",
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "procps",
+    "kmod",
+    "mount",
+    "util-linux",
+    "iproute2",
+    "less",
     // u7s and CRI-O; netavark only because skopeo's configuration package wants one of its kind
-    "slirp4netns", "crun", "conmon", "uidmap", "skopeo", "netavark", "libsqlite3-0", "libseccomp2",
+    "slirp4netns",
+    "crun",
+    "conmon",
+    "uidmap",
+    "skopeo",
+    "netavark",
+    "libsqlite3-0",
+    "libseccomp2",
     // kubeadm's preflight, kube-proxy
-    "iptables", "nftables", "conntrack", "ipset", "ethtool", "ebtables", "socat", "ca-certificates",
+    "iptables",
+    "nftables",
+    "conntrack",
+    "ipset",
+    "ethtool",
+    "ebtables",
+    "socat",
+    "ca-certificates",
     // tests
-    "busybox-static", "iputils-ping", "curl", "strace", "openssl", "netcat-openbsd",
+    "busybox-static",
+    "iputils-ping",
+    "curl",
+    "strace",
+    "openssl",
+    "netcat-openbsd",
 ];
 
 /// Units that would do things of their own while a test looks on, or want hardware.
 const MASKED: &[&str] = &[
-    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer",
-    "systemd-tmpfiles-clean.timer", "console-getty.service", "getty@tty1.service", "getty-static.service",
-    "systemd-pstore.service", "systemd-firstboot.service", "netavark-dhcp-proxy.service", "netavark-dhcp-proxy.socket",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+    "systemd-tmpfiles-clean.timer",
+    "console-getty.service",
+    "getty@tty1.service",
+    "getty-static.service",
+    "systemd-pstore.service",
+    "systemd-firstboot.service",
+    "netavark-dhcp-proxy.service",
+    "netavark-dhcp-proxy.socket",
     "netavark-firewalld-reload.service",
 ];
 
 /// What only costs time when a tree is copied.
 const BALLAST: &[&str] = &[
-    "var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info",
-    "var/log/apt", "var/log/bootstrap.log", "var/log/dpkg.log",
+    "var/cache/apt",
+    "var/lib/apt/lists",
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+    "var/log/apt",
+    "var/log/bootstrap.log",
+    "var/log/dpkg.log",
 ];
 
 /// Gives the directory of the tree's root, after it was bootstrapped if the cache did not have it.
@@ -45,7 +89,10 @@ pub(crate) fn ensure(store: &Store<'_>) -> Result<PathBuf, Error> {
 
 fn build(job: &Job<'_>) -> Result<(), Error> {
     if !nix::unistd::geteuid().is_root() {
-        return Err(Error::Missing { what: "root, to bootstrap the node tree".into(), remedy: "run it with sudo".into() });
+        return Err(Error::Missing {
+            what: "root, to bootstrap the node tree".into(),
+            remedy: "run it with sudo".into(),
+        });
     }
     debian::require(&["debootstrap", "debian-archive-keyring", "util-linux"], &|line| job.log.say(line))?;
     let mirror = debian::mirror()?;
