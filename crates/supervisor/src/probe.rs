@@ -1,8 +1,9 @@
 //! Asks components whether they still answer: crio over CRI, the kubelet at its health port.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -11,9 +12,9 @@ use tokio::time::timeout;
 use u7s_plan::control::Runtime;
 use u7s_plan::node::ComponentName;
 
-use crate::cri;
 use crate::pid_one::PidOne;
 use crate::serve::Happened;
+use crate::{Error, cri};
 
 /// The kubelet's `healthzPort`.
 ///
@@ -39,16 +40,25 @@ pub(crate) fn ask(
     happened: mpsc::Sender<Happened>,
 ) {
     tokio::spawn(async move {
-        let answer = match name {
-            ComponentName::Crio => ask_runtime(&pid_one, &cri_socket).await.map(Some),
-            ComponentName::Kubelet => ask_kubelet(&pid_one).await.map(|()| None),
+        let connected = match name {
+            ComponentName::Crio => pid_one.connect(&cri_socket).await,
+            ComponentName::Kubelet => pid_one.connect_port(HEALTHZ).await,
+        };
+        let answer = match (connected, name) {
+            // A pid 1 that does not answer cannot reap either: the node is lost.
+            (Err(error @ Error::Deadline { .. }), _) => {
+                let _ = happened.send(Happened::InitGone(Some(error))).await;
+                return;
+            }
+            (Err(error), _) => Err(crate::error::chain(&error)),
+            (Ok(descriptor), ComponentName::Crio) => ask_runtime(descriptor).await.map(Some),
+            (Ok(descriptor), ComponentName::Kubelet) => ask_kubelet(descriptor).await.map(|()| None),
         };
         let _ = happened.send(Happened::Probed(Probed { name, pid, answer })).await;
     });
 }
 
-async fn ask_runtime(pid_one: &PidOne, socket: &Path) -> Result<Runtime, String> {
-    let descriptor = pid_one.connect(socket).await.map_err(|error| crate::error::chain(&error))?;
+async fn ask_runtime(descriptor: OwnedFd) -> Result<Runtime, String> {
     let stream = UnixStream::from_std(StdUnixStream::from(descriptor)).map_err(|error| error.to_string())?;
     cri::version(stream).await.map_err(|fault| crate::error::chain(&fault))
 }
@@ -56,8 +66,7 @@ async fn ask_runtime(pid_one: &PidOne, socket: &Path) -> Result<Runtime, String>
 /// Any answer is one: an unhealthy kubelet is not helped by a restart, a hung one is.
 ///
 /// A closed port is an answer as well: the kubelet opens it late, and its administrator may have moved it.
-async fn ask_kubelet(pid_one: &PidOne) -> Result<(), String> {
-    let descriptor = pid_one.connect_port(HEALTHZ).await.map_err(|error| crate::error::chain(&error))?;
+async fn ask_kubelet(descriptor: OwnedFd) -> Result<(), String> {
     let exchange = async {
         let mut stream = TcpStream::from_std(descriptor.into())?;
         stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await?;
