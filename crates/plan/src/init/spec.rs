@@ -115,10 +115,10 @@ fn binds(facts: &Facts, merged: &Output, home: &Path) -> Vec<Bind> {
 /// What a rootful node has from its host; a new network namespace copies some of it from there, for better or worse.
 ///
 /// Loose reverse path checks: the forwarder's connections carry addresses that are routed elsewhere, and so do pods'.
-/// tcp_fwmark_accept: replies of transparent connections keep the mark that leads them back (docs/network.md).
+/// The forwarder's own settings are written by the supervisor.
 fn sysctls() -> Vec<(String, String)> {
     let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let mut all = vec![pair("net/ipv4/ip_forward", "1"), pair("net/ipv4/tcp_fwmark_accept", "1")];
+    let mut all = vec![pair("net/ipv4/ip_forward", "1")];
     all.extend(
         ["all", "default", "lo", "tap0"].map(|name| pair(&format!("net/ipv4/conf/{name}/rp_filter"), "2")),
     );
@@ -143,8 +143,10 @@ fn resolv_conf(host: &str, dns: Ipv4Addr) -> String {
 
 /// Loopback and the node itself, then what else the host's file knows (registries, other nodes).
 fn hosts(host: &str, node_name: &str, node_ip: Ipv4Addr) -> String {
-    let mut text =
-        format!("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{node_ip} {node_name}\n");
+    let short = node_name.split_once('.').map(|(short, _)| format!(" {short}")).unwrap_or_default();
+    let mut text = format!(
+        "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{node_ip} {node_name}{short}\n"
+    );
     for line in host.lines() {
         let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
         let address = words.next().unwrap_or_default();
