@@ -6,7 +6,7 @@
 //! Namespaces of client and host belong to threads of the test; node and inner half are processes (see `roles`).
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
@@ -224,6 +224,11 @@ impl Bed {
             net.ip(&format!("addr add {address}/24 dev {link}"));
             net.ip(&format!("link set {link} up"));
         }
+        // A link that has just come up drops its first packets.
+        until("the link between client and host", || {
+            let refused = client.connect(NODE, 1).unwrap_err();
+            (refused.kind() == ErrorKind::ConnectionRefused).then_some(())
+        });
         let forwards: Vec<Forward> = [NODE, Ipv4Addr::LOCALHOST]
             .map(|address| Forward { protocol: Protocol::Tcp, address, port: PORT })
             .into();
