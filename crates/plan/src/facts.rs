@@ -42,6 +42,8 @@ pub struct Facts {
     pub modules: BTreeMap<String, Option<bool>>,
     /// Programs by name ([`crate::host::PROGRAMS`]): first match in root's fixed search path.
     pub programs: BTreeMap<String, Option<PathBuf>>,
+    /// Programs that were found and are not used, since others than root could change them: name and reason.
+    pub refused: BTreeMap<String, String>,
     /// `kubeadm version -o short`, `kubelet --version`, ... by program: the version without `v`.
     pub versions: BTreeMap<String, Option<String>>,
     /// The interface of the default route.

@@ -253,7 +253,18 @@ const PACKAGES: [(&str, &str); 6] = [
 fn programs(config: &Config, facts: &Facts) -> Vec<Unmet> {
     let missing = |name: &str| !facts.programs.get(name).is_some_and(Option::is_some);
     let need = |name: &str, package: &str| {
-        error(&format!("FileExisting-{name}"), format!("{name} is not installed"), install(facts, package))
+        let id = format!("FileExisting-{name}");
+        match facts.refused.get(name) {
+            Some(reason) => error(
+                &id,
+                format!("{name} is not used: {}", reason.escape_debug()),
+                format!(
+                    "chown root: and chmod go-w what is named; or, as packaged: {}",
+                    install(facts, package)
+                ),
+            ),
+            None => error(&id, format!("{name} is not installed"), install(facts, package)),
+        }
     };
     let mut unmet: Vec<Unmet> = PACKAGES
         .into_iter()

@@ -185,6 +185,23 @@ fn fault_f33_subordinate_ids_have_precise_ids_and_remedies() {
 }
 
 #[test]
+fn s9_a_program_that_others_may_write_is_said_with_the_reason() {
+    let loose = |facts: &mut Facts| {
+        facts.programs.remove("crio");
+        facts.refused.insert("crio".into(), "/usr/local/bin/crio may be written by others than root".into());
+    };
+    judged(
+        "loose",
+        &Init::default(),
+        loose,
+        &[(
+            "[ERROR FileExisting-crio]: crio is not used: /usr/local/bin/crio may be written by others than root",
+            "chown root: and chmod go-w what is named; or, as packaged: apt-get install cri-o",
+        )],
+    );
+}
+
+#[test]
 fn missing_programs_have_the_packages_of_the_distribution() {
     let none = Init::default();
     let without =
