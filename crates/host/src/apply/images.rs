@@ -99,6 +99,17 @@ fn manifest_names(bytes: &[u8]) -> Option<Vec<Image>> {
     Some(tags?.into_iter().flatten().map(|name| Image { name, digest: None }).collect())
 }
 
+/// A name as the store keeps it: Docker's short names mean its own registry.
+///
+/// Source: distribution/reference, `splitDockerDomain`.
+pub(super) fn qualified(name: &str) -> String {
+    match name.split_once('/') {
+        None => format!("docker.io/library/{name}"),
+        Some((domain, _)) if domain.contains(['.', ':']) || domain == "localhost" => name.to_owned(),
+        Some(_) => format!("docker.io/{name}"),
+    }
+}
+
 #[derive(Debug)]
 enum Member {
     Index(Vec<u8>),
@@ -166,9 +177,10 @@ pub(super) struct Stored {
 
 impl Stored {
     pub(super) fn has(&self, image: &Image) -> bool {
+        let name = qualified(&image.name);
         match &image.digest {
-            Some(digest) => self.pairs.contains(&(image.name.clone(), digest.clone())),
-            None => self.names.contains(&image.name),
+            Some(digest) => self.pairs.contains(&(name, digest.clone())),
+            None => self.names.contains(&name),
         }
     }
 }
@@ -275,6 +287,10 @@ mod tests {
         };
         assert!(stored.has(&image(Some("sha256:aa"))) && stored.has(&image(None)));
         assert!(!stored.has(&image(Some("sha256:bb"))));
+        assert!(
+            super::stored(br#"[{"names":["docker.io/library/alpine:3"]}]"#)
+                .has(&Image { name: "alpine:3".into(), digest: None })
+        );
         assert!(!super::stored(b"garbage").has(&image(None)));
     }
 }

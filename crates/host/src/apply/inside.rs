@@ -98,7 +98,7 @@ impl Applier<'_> {
             let what = format!("copying {} ({} of {})", image.name, number + 1, missing.len());
             self.waiting(&what, began, COPY);
             let from = format!("{}:{}:{}", wanted.transport, source.display(), image.name);
-            let to = format!("{STORE}{}", image.name);
+            let to = format!("{STORE}{}", images::qualified(&image.name));
             let skopeo = skopeo.display().to_string();
             quiet(&target, [&skopeo, "--insecure-policy", "copy", "--quiet", &from, &to], COPY)?;
             (self.tell)(super::Event::Part(&image.name, began.elapsed()));

@@ -16,6 +16,8 @@ use crate::programs::{self, Found};
 #[derive(Debug, Default)]
 pub(crate) struct Tools {
     pub(crate) programs: BTreeMap<String, Option<PathBuf>>,
+    /// Programs that root may not start, and why.
+    pub(crate) refused: BTreeMap<String, String>,
     pub(crate) versions: BTreeMap<String, Option<String>>,
     pub(crate) pause_image: Option<String>,
     pub(crate) cni_plugins: BTreeMap<PathBuf, Vec<String>>,
@@ -35,11 +37,18 @@ const NOBODY: u32 = 65534;
 
 /// Looks for all programs and asks them at the same time.
 pub(crate) fn tools(deadline: Duration) -> Tools {
-    let found = |name: &str| match programs::find(name) {
-        Found::At(path) => Some(path),
-        Found::Refused(_) | Found::Missing => None,
-    };
-    let programs: BTreeMap<_, _> = host::PROGRAMS.map(|name| (name.to_owned(), found(name))).into();
+    let (mut programs, mut refused) = (BTreeMap::new(), BTreeMap::new());
+    for name in host::PROGRAMS {
+        let path = match programs::find(name) {
+            Found::At(path) => Some(path),
+            Found::Missing => None,
+            Found::Refused(reason) => {
+                refused.insert(name.to_owned(), reason);
+                None
+            }
+        };
+        programs.insert(name.to_owned(), path);
+    }
     let ask = |(name, args): (&str, &[&str])| {
         let path = programs.get(name).cloned().flatten();
         (name.to_owned(), path.and_then(|path| version(&said(&path, args, deadline)?)))
@@ -55,7 +64,7 @@ pub(crate) fn tools(deadline: Duration) -> Tools {
         dir.is_dir().then_some((dir, listed))
     };
     let cni_plugins = host::CNI_DIRS.iter().filter_map(|dir| plugins(dir)).collect();
-    Tools { programs, versions, pause_image, cni_plugins }
+    Tools { programs, refused, versions, pause_image, cni_plugins }
 }
 
 /// kubeadm knows the pause image of its version. The version is given, else it would ask the internet.
