@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use crate::{Error, Node, Process, keep, names, spawner, until};
@@ -34,10 +34,9 @@ impl Node {
         let console = self.dir.join("console.log");
         let open = || File::create(&console).and_then(|file| Ok((file.try_clone()?, file)));
         let (out, err) = open().map_err(Error::file("writing", &console))?;
-        // A session of its own if it shall stay; else it dies with us.
-        let fate: &[&str] = if self.stays { &["setsid"] } else { &["setpriv", "--pdeathsig", "KILL", "--"] };
-        let mut command = Command::new(fate[0]);
-        command.args(&fate[1..]).args(self.netns.enter()).args(["sh", "-c", LAUNCH, "launch.sh"]);
+        let netns = self.netns.as_ref().ok_or_else(|| self.wrong("it has no network"))?;
+        let mut command = spawner::ending_with_us(!self.stays);
+        command.args(netns.enter()).args(["sh", "-c", LAUNCH, "launch.sh"]);
         command
             .arg(self.cgroup.path())
             .arg(BOOT)

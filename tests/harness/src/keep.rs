@@ -2,19 +2,21 @@
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use crate::netns::{Netns, ProcessId};
 use crate::{Error, Lan, Node, names};
 
 /// What must be known to find a kept node again.
 #[derive(Serialize, Deserialize)]
 struct State {
-    pid1: i32,
-    /// In clock ticks after boot: tells the node's pid from a later process with the same number.
-    start: u64,
     ip: Ipv4Addr,
+    netns: Option<ProcessId>,
+    /// `None` until it is booted.
+    pid1: Option<ProcessId>,
 }
 
 impl Lan {
@@ -56,12 +58,11 @@ pub fn kept() -> Result<Vec<String>, Error> {
 pub fn open_kept(name: &str) -> Result<Node, Error> {
     let gone = |what| Error::State { node: name.into(), what };
     let state = read_state(names::KEEP, name).ok_or_else(|| gone("there is no such node"))?;
-    let pid1 = u32::try_from(state.pid1).unwrap_or_default();
-    if names::start_time(pid1) != Some(state.start) {
-        return Err(gone("it does not run any more; remove it and make it again"));
-    }
+    let pid1 = state.pid1.filter(|pid1| pid1.is_alive());
+    let pid1 = pid1.ok_or_else(|| gone("it does not run any more; remove it and make it again"))?;
     let mut node = Node::named(&Lan::open(names::KEEP)?, name, state.ip)?;
-    node.pid1 = Some(state.pid1);
+    node.pid1 = Some(pid1.pid);
+    node.netns = state.netns.and_then(Netns::of);
     Ok(node)
 }
 
@@ -73,19 +74,21 @@ pub fn close_kept(name: &str) -> Result<(), Error> {
     if !kept()?.iter().any(|known| known == name) {
         return Err(Error::State { node: name.into(), what: "there is no such node" });
     }
-    let lan = Lan::kept()?;
-    remove_from(&lan, name)
+    let mut lan = Lan::kept()?;
+    remove_from(&lan, name)?;
+    if kept()?.is_empty() {
+        lan.delete();
+    }
+    Ok(())
 }
 
 /// As [`close_kept`], for one who holds the lan.
 pub(crate) fn remove_from(lan: &Lan, name: &str) -> Result<(), Error> {
-    let ip = read_state(names::KEEP, name).map_or(Ipv4Addr::UNSPECIFIED, |state| state.ip);
-    Node::named(lan, name, ip)?.remove()?;
-    if !kept()?.is_empty() {
-        return Ok(());
-    }
-    let _ = fs::remove_dir(names::lan_dir(lan.name())?);
-    lan.delete()
+    let state = read_state(names::KEEP, name);
+    let ip = state.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |state| state.ip);
+    let mut node = Node::named(lan, name, ip)?;
+    node.netns = state.and_then(|state| state.netns).and_then(Netns::of);
+    node.remove()
 }
 
 /// The addresses of the kept nodes of a lan.
@@ -95,12 +98,30 @@ pub(crate) fn addresses(lan: &str) -> Result<Vec<Ipv4Addr>, Error> {
 }
 
 pub(crate) fn write_state(node: &Node) -> Result<(), Error> {
-    let pid1 = node.pid1()?;
-    let start = names::start_time(u32::try_from(pid1).unwrap_or_default()).unwrap_or_default();
-    let state = State { pid1, start, ip: node.ip };
-    let path = node.dir.join("state.json");
-    let text = serde_json::to_vec(&state).map_err(|error| Error::file("writing", &path)(error.into()))?;
-    fs::write(&path, text).map_err(Error::file("writing", path))
+    let netns = node.netns.as_ref().map(|netns| netns.holder);
+    let state = State { ip: node.ip, netns, pid1: node.pid1.and_then(ProcessId::of) };
+    write(&node.dir.join("state.json"), &state)
+}
+
+/// Notes who holds the bridge of a kept lan; for others there is nothing to find again.
+pub(crate) fn write_lan(name: &str, holder: ProcessId) -> Result<(), Error> {
+    if name != names::KEEP {
+        return Ok(());
+    }
+    let dir = names::lan_dir(name)?;
+    fs::create_dir_all(&dir).map_err(Error::file("making", &dir))?;
+    write(&dir.join("lan.json"), &holder)
+}
+
+/// The holder of a kept lan's bridge.
+pub(crate) fn lan_holder(name: &str) -> Option<ProcessId> {
+    let path = names::lan_dir(name).ok()?.join("lan.json");
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_vec(value).map_err(|error| Error::file("writing", path)(error.into()))?;
+    fs::write(path, text).map_err(Error::file("writing", path))
 }
 
 fn read_state(lan: &str, name: &str) -> Option<State> {

@@ -8,9 +8,8 @@ use nix::fcntl::Flock;
 use u7s_kit::Kit;
 
 use crate::invocation::Invocation;
-use crate::names::{self, member};
 use crate::netns::Netns;
-use crate::{Error, Node, Output, sysctls};
+use crate::{Error, Node, Output, keep, names, sysctls};
 
 /// The bridge's own address; nothing answers there, it is the nodes' default route and name server.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -30,6 +29,7 @@ pub struct Lan {
 /// Another host on the lan: a network namespace with this machine's programs.
 #[derive(Debug)]
 pub struct Client {
+    name: String,
     netns: Netns,
     ip: Ipv4Addr,
 }
@@ -51,18 +51,19 @@ impl Lan {
         let say = progress;
         u7s_kit::require_packages(&PACKAGES, &say)?;
         let kit = u7s_kit::ensure(&say)?;
-        let netns = Netns::open(&member(name, "lan"));
-        let is_new = !netns.exists();
+        let held = keep::lan_holder(name).and_then(Netns::of);
+        let is_new = held.is_none();
+        let netns = held.map_or_else(|| Netns::create(name == names::KEEP), Ok)?;
         let lan = Self { name: name.into(), netns, kit, used: Mutex::default(), lock: None };
         sysctls::hold();
         if is_new {
             lan.make_bridge()?;
+            keep::write_lan(name, lan.netns.holder)?;
         }
         Ok(lan)
     }
 
     fn make_bridge(&self) -> Result<(), Error> {
-        Netns::create(self.netns.name())?;
         self.netns.ip(&["link", "add", "br0", "type", "bridge"])?;
         self.netns.ip(&["addr", "add", &format!("{GATEWAY}/24"), "dev", "br0"])?;
         self.netns.ip(&["link", "set", "br0", "up"])?;
@@ -82,12 +83,10 @@ impl Lan {
     /// Another host on the lan.
     ///
     /// # Errors
-    /// The name is taken, or a program of iproute2 failed.
+    /// A program of iproute2 failed.
     pub fn client(&self, name: &str) -> Result<Client, Error> {
         let ip = self.free_address(&[]);
-        let client = Client { netns: Netns::open(&member(&self.name, name)), ip };
-        self.attach(&client.netns, ip)?;
-        Ok(client)
+        Ok(Client { name: name.into(), netns: self.attach(ip)?, ip })
     }
 
     /// The kit that nodes get.
@@ -116,37 +115,30 @@ impl Lan {
     }
 
     /// Makes a namespace with `eth0` on the bridge; the pair is made inside, the machine never sees it.
-    pub(crate) fn attach(&self, netns: &Netns, ip: Ipv4Addr) -> Result<(), Error> {
-        let port = port_of(ip);
-        let made = Netns::create(netns.name())?;
-        self.netns.ip(&[
-            "link",
-            "add",
-            &port,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "eth0",
-            "netns",
-            netns.name(),
-        ])?;
+    pub(crate) fn attach(&self, ip: Ipv4Addr) -> Result<Netns, Error> {
+        let made = Netns::create(self.name == names::KEEP)?;
+        let (port, pid) = (port_of(ip), made.holder.pid.to_string());
+        self.netns.ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &pid])?;
         self.netns.ip(&["link", "set", &port, "master", "br0", "up"])?;
         made.ip(&["addr", "add", &format!("{ip}/24"), "dev", "eth0"])?;
         made.ip(&["link", "set", "eth0", "up"])?;
-        made.ip(&["route", "add", "default", "via", &GATEWAY.to_string()])
+        made.ip(&["route", "add", "default", "via", &GATEWAY.to_string()])?;
+        Ok(made)
     }
 
-    /// Deletes the bridge of a kept lan.
-    pub(crate) fn delete(&self) -> Result<(), Error> {
-        self.netns.delete()
+    /// Ends a kept lan.
+    pub(crate) fn delete(&mut self) {
+        self.netns.delete();
+        if let Ok(dir) = names::lan_dir(&self.name) {
+            let _ = fs::remove_dir_all(dir);
+        }
     }
 }
 
 impl Drop for Lan {
     fn drop(&mut self) {
         if self.name != names::KEEP {
-            let _ = self.netns.delete();
+            self.netns.delete();
             if let Ok(dir) = names::lan_dir(&self.name) {
                 let _ = fs::remove_dir(dir);
             }
@@ -156,6 +148,12 @@ impl Drop for Lan {
 }
 
 impl Client {
+    /// The name it was given.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its address.
     #[must_use]
     pub fn ip(&self) -> Ipv4Addr {
@@ -178,7 +176,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let _ = self.netns.delete();
+        self.netns.delete();
     }
 }
 

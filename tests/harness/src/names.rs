@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::Error;
 use crate::cgroup::{self, Cgroup};
-use crate::netns::Netns;
 
 const PREFIX: &str = "u7s-";
 /// The lan of nodes that outlive the process which made them.
@@ -34,18 +33,16 @@ pub(crate) fn lan_dir(lan: &str) -> Result<PathBuf, Error> {
     Ok(u7s_kit::cache_dir()?.join("nodes").join(lan))
 }
 
-/// Removes what runs left whose process is no more: processes, cgroups, network namespaces and trees.
+/// Removes what runs left whose process is no more: processes, cgroups and trees.
+///
+/// Network namespaces end by themselves with the processes that hold them.
 ///
 /// Tolerant: another run may sweep the same at this moment, and what cannot be removed now is tried again next time.
 pub(crate) fn sweep() {
     let cgroups: Vec<String> =
         cgroup::top_level().unwrap_or_default().into_iter().filter(|name| is_dead(name)).collect();
-    let netns: Vec<String> = Netns::all().into_iter().filter(|name| is_dead(name)).collect();
     for name in &cgroups {
         let _ = Cgroup::named(name).and_then(|cgroup| cgroup.destroy());
-    }
-    for name in &netns {
-        let _ = Netns::open(name).delete();
     }
     let Ok(nodes) = u7s_kit::cache_dir().map(|cache| cache.join("nodes")) else { return };
     for entry in fs::read_dir(nodes).into_iter().flatten().flatten() {
@@ -58,7 +55,8 @@ pub(crate) fn sweep() {
 /// Members of a lan as the machine knows them: those with a directory.
 pub(crate) fn members(lan: &str) -> Result<BTreeSet<String>, Error> {
     let entries = fs::read_dir(lan_dir(lan)?).into_iter().flatten().flatten();
-    Ok(entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    Ok(dirs.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
 /// True for a name of ours whose process has ended.

@@ -40,7 +40,7 @@ pub struct Node {
     pub(crate) name: String,
     pub(crate) ip: Ipv4Addr,
     pub(crate) dir: PathBuf,
-    pub(crate) netns: Netns,
+    pub(crate) netns: Option<Netns>,
     pub(crate) cgroup: Cgroup,
     pub(crate) pid1: Option<i32>,
     /// It outlives this value and this process.
@@ -56,7 +56,7 @@ impl Node {
         let others = keep::addresses(lan.name())?;
         let mut node = Self::named(lan, name, lan.free_address(&others))?;
         let root = node.root_dir();
-        if root.exists() || node.netns.exists() {
+        if root.exists() {
             // Not ours: it must survive the drop of this value.
             node.stays = true;
             return Err(node.wrong("a node of this name exists"));
@@ -69,10 +69,11 @@ impl Node {
         made.map(|()| node)
     }
 
-    fn furnish(&self, lan: &Lan) -> Result<(), Error> {
+    fn furnish(&mut self, lan: &Lan) -> Result<(), Error> {
         copy_tree(lan.kit().tree(), &self.dir)?;
         self.write_identity()?;
-        lan.attach(&self.netns, self.ip)
+        self.netns = Some(lan.attach(self.ip)?);
+        if self.stays { keep::write_state(self) } else { Ok(()) }
     }
 
     /// The value for a node of this name, whether it exists or not.
@@ -89,7 +90,7 @@ impl Node {
             name: name.into(),
             ip,
             dir: names::lan_dir(lan.name())?.join(name),
-            netns: Netns::open(&full),
+            netns: None,
             cgroup: Cgroup::named(&full)?,
             pid1: None,
             stays: lan.name() == names::KEEP,
@@ -335,17 +336,19 @@ impl Node {
 
     fn tear_down(&mut self) -> Result<(), Error> {
         let killed = self.power_cut();
-        let netns = self.netns.delete();
+        if let Some(netns) = &mut self.netns {
+            netns.delete();
+        }
         let tree = if self.dir.exists() { fs::remove_dir_all(&self.dir) } else { Ok(()) };
         let tree = tree.map_err(Error::file("removing", &self.dir));
-        killed.and(netns).and(tree)
+        killed.and(tree)
     }
 
     pub(crate) fn want_off(&self) -> Result<(), Error> {
         if self.pid1.is_some() { Err(self.wrong("it is booted")) } else { Ok(()) }
     }
 
-    fn wrong(&self, what: &'static str) -> Error {
+    pub(crate) fn wrong(&self, what: &'static str) -> Error {
         Error::State { node: self.name.clone(), what }
     }
 }

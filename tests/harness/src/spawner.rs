@@ -21,6 +21,16 @@ pub(crate) fn spawn(command: Command) -> io::Result<Child> {
     answer.recv().map_err(|_| gone())?
 }
 
+/// A command to add words to: what they name dies with this process, or has a session of its own and does not.
+pub(crate) fn ending_with_us(yes: bool) -> Command {
+    if !yes {
+        return Command::new("setsid");
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]);
+    command
+}
+
 fn start_thread() -> Sender<Order> {
     let (sender, orders) = mpsc::channel::<Order>();
     thread::spawn(move || {
