@@ -41,8 +41,8 @@ pub(crate) fn prepare(spec: &NodeSpec) -> Result<Node, Error> {
     let unit = leave_inner_node(&own)?;
     let path = unit.join(NODE);
     remove(&path)?;
-    fs::create_dir(&path).map_err(Error::write(&path))?;
     enable_controllers(&unit, &spec.controllers, !spec.degraded.is_empty())?;
+    fs::create_dir(&path).map_err(Error::write(&path))?;
     let directory = File::open(&path).map_err(Error::read(&path))?;
     let name = name_below(&own.mount, &path);
     Ok(Node { path, name, directory })

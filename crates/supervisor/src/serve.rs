@@ -94,7 +94,7 @@ pub(crate) async fn serve(prepared: Prepared) -> Result<(), Error> {
             break Err(error);
         }
     };
-    crate::stop::stop(node, &mut happened, outcome).await
+    crate::stop::stop(node, happened, outcome).await
 }
 
 impl Node {

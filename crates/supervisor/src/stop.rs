@@ -38,14 +38,14 @@ const COUNT: Duration = Duration::from_millis(50);
 /// `reason`; else [`Error::RemoveCgroup`].
 pub(crate) async fn stop(
     mut node: Node,
-    happened: &mut mpsc::Receiver<Happened>,
+    mut happened: mpsc::Receiver<Happened>,
     reason: Result<(), Error>,
 ) -> Result<(), Error> {
     if let Err(error) = &reason {
         tracing::error!("{}", crate::error::chain(error));
     }
-    // Nobody listens to news any more; its tasks must not wait for us.
-    happened.close();
+    // News is no news any more, but its tasks go on: answers of pid 1 come by the same way.
+    tokio::spawn(async move { while happened.recv().await.is_some() {} });
     if matches!(reason, Ok(()) | Err(Error::InitTerminated)) {
         end_in_order(&mut node).await;
     }
