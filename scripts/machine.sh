@@ -4,7 +4,7 @@
 say() { printf '== %s\n' "$*" >&2; }
 
 die() { # MESSAGE [HINT]
-    printf '%s: %s\n' "${0##*/}" "$1" >&2
+    printf 'scripts/%s: %s\n' "${0##*/}" "$1" >&2
     [ -z "${2-}" ] || printf 'hint: %s\n' "$2" >&2
     exit 1
 }
