@@ -133,7 +133,7 @@ impl Node {
     /// Its tree as this machine sees it; the node's tmpfs and bind mounts are not in it.
     ///
     /// Its `usr` holds only what this node has changed: it is the upper layer over the kit's.
-    /// A booted node as it sees itself is `/proc/<pid1>/root`.
+    /// A booted node as it sees itself is `/proc/PID1/root`.
     #[must_use]
     pub fn root_dir(&self) -> PathBuf {
         self.dir.join("root")

@@ -73,7 +73,7 @@ const SYSCTLS: &str = "cd /proc/sys && grep -rs '' fs kernel net user vm || true
 /// Owner, mode, type and content of files; mounts; listening ports; units; cgroups; packet filter; sysctls.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// "file /etc/hosts" to "f 644 0:0 56 <sha256>", "port tcp 0.0.0.0:22" to "", and so on.
+    /// "file /etc/hosts" to "f 644 0:0 56 HASH", "port tcp 0.0.0.0:22" to "", and so on.
     entries: BTreeMap<String, String>,
 }
 
