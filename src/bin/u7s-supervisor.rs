@@ -20,7 +20,12 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let Arguments { spec, runtime_dir } = Arguments::parse();
-    tracing_subscriber::fmt().without_time().with_target(false).with_ansi(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .without_time()
+        .with_target(false)
+        .with_ansi(false)
+        .with_writer(|| u7s_supervisor::Stderr)
+        .init();
     match u7s_supervisor::run(&u7s_supervisor::Options { spec, runtime_dir }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -45,6 +45,8 @@ pub(crate) struct Bench {
     pub(crate) subids: String,
     /// Arguments of setpriv.
     pub(crate) privileges: &'static str,
+    /// Shell lines that prepare the bench's host further.
+    pub(crate) prelude: &'static str,
     /// Environment beside NOTIFY_SOCKET.
     pub(crate) env: Vec<(&'static str, &'static str)>,
     root: tempfile::TempDir,
@@ -71,7 +73,7 @@ impl Bench {
         let cgroup = make_cgroup(&format!("u7s-layer2-{}-{number}", std::process::id()), uid);
         let spec = specification(root.path(), uid);
         let subids = format!("bench:{SUBIDS}:65536\n");
-        Self { uid, spec, subids, privileges: UNIT, env: Vec::new(), root, cgroup, notify }
+        Self { uid, spec, subids, privileges: UNIT, prelude: "", env: Vec::new(), root, cgroup, notify }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -112,7 +114,10 @@ impl Bench {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--net", "--propagation", "private", "sh", "-ec", PRELUDE]);
         command.env("BENCH", self.root.path()).env("CGROUP", &self.cgroup).env("OWN", self.uid.to_string());
-        command.env("PRIVILEGES", self.privileges).env("SUPERVISOR", env!("CARGO_BIN_EXE_u7s-supervisor"));
+        command
+            .env("PRIVILEGES", self.privileges)
+            .env("PRELUDE", self.prelude)
+            .env("SUPERVISOR", env!("CARGO_BIN_EXE_u7s-supervisor"));
         command.env("NOTIFY_SOCKET", self.path("notify")).envs(self.env.iter().copied());
         command.env_remove("WATCHDOG_PID");
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap()
@@ -131,6 +136,7 @@ impl Drop for Bench {
 
 /// The bench's host: ids, a readable tun device, two addresses, the cgroup; the shell becomes the supervisor.
 const PRELUDE: &str = r#"
+eval "$PRELUDE"
 mount --bind "$BENCH/subids" /etc/subuid
 mount --bind "$BENCH/subids" /etc/subgid
 mount --bind "$BENCH/passwd" /etc/passwd
@@ -195,6 +201,13 @@ impl Running {
         fs::read_to_string(self.bench.path("output")).unwrap()
     }
 
+    /// Says something to the control socket, however it is taken.
+    pub(crate) fn shout(&self, request: &Request) {
+        let mut stream = UnixStream::connect(self.bench.path("run/control.sock")).unwrap();
+        stream.write_all(&[serde_json::to_vec(request).unwrap(), b"\n".to_vec()].concat()).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+
     /// Asks over the control socket.
     pub(crate) fn ask(&self, request: &Request) -> Answer {
         let mut stream = UnixStream::connect(self.bench.path("run/control.sock")).unwrap();
@@ -228,7 +241,7 @@ impl Running {
     /// A python program on the bench's host that runs until it is dropped; ready when it has printed a line.
     pub(crate) fn serve(&self, program: &str) -> Server {
         let mut child = Command::new("nsenter")
-            .args(["--net", &format!("--target={}", self.pid()), "python3", "-u", "-c", program])
+            .args(["--net", &format!("--target={}", self.pid()), "/usr/bin/python3", "-u", "-c", program])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

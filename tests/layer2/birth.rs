@@ -114,6 +114,19 @@ fn names_files_and_binds_are_those_of_the_specification() {
 }
 
 #[test]
+fn a_resolv_conf_that_links_into_run_is_ours_all_the_same() {
+    let mut bench = Bench::new();
+    bench.prelude = r#"
+        mkdir "$BENCH/etc" "$BENCH/work"
+        mount -t overlay -o "lowerdir=/etc,upperdir=$BENCH/etc,workdir=$BENCH/work" overlay /etc
+        rm -f /etc/resolv.conf
+        ln -s ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf"#;
+    let node = bench.start();
+    assert_eq!(node.inside("readlink /etc/resolv.conf"), "../run/systemd/resolve/stub-resolv.conf\n");
+    assert_eq!(node.inside("cat /etc/resolv.conf"), "nameserver 10.41.0.3\n");
+}
+
+#[test]
 fn pid_one_reaps_what_is_left_to_it() {
     let node = Bench::new().start();
     node.inside("for i in 1 2 3 4 5; do (sleep 0.05 &) ; done; sleep 0.3");

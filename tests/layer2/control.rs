@@ -1,5 +1,6 @@
 //! Components are kept as their administrator wants them.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -144,4 +145,20 @@ fn output_is_read_line_by_line_and_never_blocks_the_program() {
     wait_for("the last line", Duration::from_secs(10), || {
         node.output().contains("kubelet: the end\n").then_some(())
     });
+}
+
+#[test]
+fn a_stranger_is_refused_even_where_the_directory_lets_him_in() {
+    let node = start(&["/bin/sleep", "infinity"]);
+    let socket = node.bench.path("run/control.sock");
+    for path in [socket.parent().unwrap(), &socket] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let ask = format!(
+        "setpriv --reuid=65534 --regid=65534 --clear-groups /usr/bin/python3 -c \"import socket\n\
+         s=socket.socket(socket.AF_UNIX); s.connect('{}'); s.send(b'{{}}\\n'); print(s.recv(999).decode())\"",
+        socket.display()
+    );
+    let said = node.outside(&ask);
+    assert_eq!(said.trim(), r#"{"answer":"refused","reason":"only root and the node's user may ask"}"#);
 }

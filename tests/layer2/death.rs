@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use u7s_plan::control::Request;
 use u7s_plan::node::ComponentName;
 
 use crate::bench::{Bench, Running, component};
@@ -52,7 +53,9 @@ fn a_pod_that_ignores_sigterm_is_killed_after_its_grace() {
     bench.spec.components.push(component(ComponentName::Kubelet, &["/bin/sh", "-c", pod]));
     let mut node = bench.start();
     let procs = node.bench.cgroup().join("node/kubepods/pod1/cgroup.procs");
-    wait_for("the pod", Duration::from_secs(5), || fs::read_to_string(&procs).ok().filter(|pids| !pids.is_empty()));
+    wait_for("the pod", Duration::from_secs(5), || {
+        fs::read_to_string(&procs).ok().filter(|pids| !pids.is_empty())
+    });
     let begun = std::time::Instant::now();
     assert_eq!(node.end(Signal::SIGTERM).code(), Some(0), "{}", node.output());
     let took = begun.elapsed();
@@ -95,4 +98,16 @@ fn a_stale_node_of_a_killed_supervisor_is_removed_by_the_next() {
     assert!(first.bench.cgroup().join("node/init").exists(), "nobody was there to remove it");
     let second = first.restart();
     assert!(second.now().ready);
+}
+
+#[test]
+fn a_hung_pid_one_ends_the_node() {
+    let mut bench = Bench::new();
+    bench.spec.components.push(component(ComponentName::Kubelet, &["/bin/sleep", "infinity"]));
+    let mut node = bench.start();
+    kill(Pid::from_raw(node.init()), Signal::SIGSTOP).unwrap();
+    node.shout(&Request::Restart { component: ComponentName::Kubelet });
+    assert_eq!(node.ended().code(), Some(1));
+    assert_nothing_is_left(&node);
+    assert!(node.output().contains("waited 5 s for an answer of the node's pid 1"), "{}", node.output());
 }

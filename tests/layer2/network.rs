@@ -22,7 +22,7 @@ fn echo(address: &str, port: u16) -> String {
 /// Connects and returns what it is told, or why not.
 fn client(address: impl std::fmt::Display, port: u16) -> String {
     format!(
-        "python3 -c \"import socket\ntry:\n s=socket.create_connection(('{address}', {port}), 2); s.settimeout(2); print(s.recv(99).decode())\nexcept OSError as e: print('failed', e)\""
+        "/usr/bin/python3 -c \"import socket\ntry:\n s=socket.create_connection(('{address}', {port}), 2); s.settimeout(2); print(s.recv(99).decode())\nexcept OSError as e: print('failed', e)\""
     )
 }
 
@@ -59,16 +59,18 @@ fn a_forwarded_port_leads_inside_also_after_the_forwarder_was_killed() {
     let mut bench = Bench::new();
     bench.spec.forwards.push(Forward { protocol: Protocol::Tcp, address: NODE_IP, port: 16443 });
     let node = bench.start();
-    let script =
-        format!("python3 -u -c \"{}\" >/dev/null 2>&1 &", echo("192.0.2.10", 16443).replace('"', "\\\""));
+    let script = format!(
+        "/usr/bin/python3 -u -c \"{}\" >/dev/null 2>&1 &",
+        echo("192.0.2.10", 16443).replace('"', "\\\"")
+    );
     node.inside(&script);
     let through = || {
         let said = node.outside(&client(NODE_IP, 16443)).trim().to_owned();
         (said == "10.41.0.2").then_some(())
     };
     wait_for("the forwarded port, seen from the gateway's address", Duration::from_secs(5), through);
-    let forwarder =
-        node.inside("for p in /proc/[0-9]*; do grep -qs u7s-forwarder $p/comm && echo ${p#/proc/}; done; true");
+    let forwarder = node
+        .inside("for p in /proc/[0-9]*; do grep -qs u7s-forwarder $p/comm && echo ${p#/proc/}; done; true");
     node.inside(&format!("kill -9 {forwarder}"));
     wait_for("the port through another forwarder", Duration::from_secs(10), through);
 }

@@ -1,6 +1,6 @@
 //! Where the output of children goes: journald by its native protocol, or standard error.
 
-use std::io::{ErrorKind, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -42,22 +42,29 @@ impl Journal {
                 // By name each time, so that a restarted journald is found again; a full one loses the line.
                 let _ = socket.send_to(entry.as_bytes(), path);
             }
-            None => to_stderr(&format!("{identifier}: {text}\n")),
+            None => drop(Stderr.write_all(format!("{identifier}: {text}\n").as_bytes())),
         }
     }
 }
 
-fn to_stderr(text: &str) {
-    let mut stderr = std::io::stderr();
-    for chunk in text.as_bytes().chunks(CHUNK) {
+/// Standard error that loses what a stopped reader, such as a journald that hangs, does not take at once.
+///
+/// Blocking there would stop the watchdog's pings, and with them the node, because of a log line.
+#[derive(Debug, Clone, Copy)]
+pub struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let mut stderr = io::stderr();
         let mut descriptors = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
         if poll(&mut descriptors, PollTimeout::ZERO) != Ok(1) {
-            return;
+            return Ok(text.len());
         }
-        match stderr.write_all(chunk) {
-            Err(error) if error.kind() != ErrorKind::Interrupted => return,
-            _ => {}
-        }
+        stderr.write(&text[..text.len().min(CHUNK)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -40,6 +40,7 @@ use u7s_plan::node::NodeSpec;
 
 pub use cri::Fault;
 pub use error::{Error, chain};
+pub use journal::Stderr;
 pub use spec::Problem;
 
 /// Where the supervisor finds and leaves things; the defaults are those of the unit.

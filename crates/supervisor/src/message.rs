@@ -57,6 +57,8 @@ pub(crate) enum Command {
         /// Number of the signal; 0 only counts.
         signal: i32,
     },
+    /// Nothing, but say so. Answer: [`Answer::Alive`].
+    Ping,
     /// End all that is left inside, then yourself.
     Shutdown,
 }
@@ -111,6 +113,8 @@ pub(crate) enum Answer {
         /// How many.
         processes: u32,
     },
+    /// Pid 1 hears.
+    Alive,
     /// Nothing was done.
     Refused {
         /// Error number, 0 if there is none.

@@ -20,6 +20,9 @@ use crate::watch::watch;
 /// How long pid 1 may take to answer: it does nothing that waits.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// How often it is asked whether it hears.
+const PING: Duration = Duration::from_secs(5);
+
 type Reply = (Answer, Vec<OwnedFd>);
 
 /// Pid 1 of the node, to give orders to.
@@ -43,8 +46,10 @@ impl PidOne {
     pub(crate) fn new(channel: OwnedFd, happened: mpsc::Sender<Happened>) -> Result<Self, Error> {
         let channel = watch(channel).map_err(Error::io("watch the channel to pid 1"))?;
         let shared = Arc::new(Shared { channel, next: AtomicU64::new(1), pending: Mutex::default() });
-        tokio::spawn(listen(Arc::clone(&shared), happened));
-        Ok(Self { shared })
+        tokio::spawn(listen(Arc::clone(&shared), happened.clone()));
+        let pid_one = Self { shared };
+        tokio::spawn(pid_one.clone().watch_over(happened));
+        Ok(pid_one)
     }
 
     /// Starts a program inside; returns its pid inside and a pidfd.
@@ -89,6 +94,26 @@ impl PidOne {
     /// Orders the end; there is no answer, pid 1 just ends.
     pub(crate) async fn shut_down(&self) -> Result<(), Error> {
         self.send(&Order { id: 0, command: Command::Shutdown }, &[]).await
+    }
+
+    /// Asks pid 1 from time to time; a stopped one reaps nobody, and so the node is lost.
+    ///
+    /// Two unanswered questions in a row are needed: the first may be an artefact of a machine that was paused.
+    async fn watch_over(self, happened: mpsc::Sender<Happened>) {
+        let mut heard = true;
+        loop {
+            tokio::time::sleep(PING).await;
+            match self.call(Command::Ping, Vec::new()).await {
+                Ok(_) => heard = true,
+                Err(Error::Deadline { .. }) if heard => heard = false,
+                Err(error @ Error::Deadline { .. }) => {
+                    let _ = happened.send(Happened::InitGone(Some(error))).await;
+                    return;
+                }
+                // The channel is closed, which `listen` reports.
+                Err(_) => return,
+            }
+        }
     }
 
     async fn borrow(&self, what: &'static str, command: Command) -> Result<OwnedFd, Error> {

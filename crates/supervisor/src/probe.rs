@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use u7s_plan::control::Runtime;
 use u7s_plan::node::ComponentName;
 
+use crate::cri;
 use crate::pid_one::PidOne;
 use crate::serve::Happened;
-use crate::{Error, cri};
 
 /// The kubelet's `healthzPort`.
 ///
@@ -45,11 +45,6 @@ pub(crate) fn ask(
             ComponentName::Kubelet => pid_one.connect_port(HEALTHZ).await,
         };
         let answer = match (connected, name) {
-            // A pid 1 that does not answer cannot reap either: the node is lost.
-            (Err(error @ Error::Deadline { .. }), _) => {
-                let _ = happened.send(Happened::InitGone(Some(error))).await;
-                return;
-            }
             (Err(error), _) => Err(crate::error::chain(&error)),
             (Ok(descriptor), ComponentName::Crio) => ask_runtime(descriptor).await.map(Some),
             (Ok(descriptor), ComponentName::Kubelet) => ask_kubelet(descriptor).await.map(|()| None),

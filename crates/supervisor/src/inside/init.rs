@@ -167,6 +167,7 @@ impl Init {
     fn obey(&mut self, order: Order, descriptors: Vec<OwnedFd>) {
         let (answer, descriptors) = match order.command {
             Command::Mapped | Command::Shutdown => (refused(Errno::EPROTO, "out of turn"), Vec::new()),
+            Command::Ping => (Answer::Alive, Vec::new()),
             Command::Start { argv, env } => self.start(&argv, &env, descriptors),
             Command::Connect { socket } => lend(connect_unix(&socket), "connect"),
             Command::ConnectPort { port } => lend(connect_port(port), "connect"),
