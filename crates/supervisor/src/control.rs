@@ -93,10 +93,11 @@ async fn accept(listener: UnixListener, uid: u32, asked: mpsc::Sender<Asked>) {
 async fn converse(stream: UnixStream, uid: u32, asked: mpsc::Sender<Asked>) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let (reader, mut writer) = stream.into_split();
+    // Read in any case: closing before would reset the connection, and with it the refusal.
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(reader.take(MAX_LINE as u64 + 1));
+    timeout(SPEECH, reader.read_until(b'\n', &mut line)).await??;
     let answer = if peer == 0 || peer == uid {
-        let mut line = Vec::new();
-        let mut reader = BufReader::new(reader.take(MAX_LINE as u64 + 1));
-        timeout(SPEECH, reader.read_until(b'\n', &mut line)).await??;
         answer(&line, asked).await
     } else {
         refuse("only root and the node's user may ask")
@@ -185,8 +186,10 @@ mod tests {
     fn the_socket_is_for_its_owner_only_and_replaces_a_stale_one() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("control.sock");
-        drop(bind(&path).unwrap());
-        bind(&path).unwrap();
+        drop(Bound::bind(&path).unwrap());
+        let socket = bind(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        drop(socket);
+        assert!(!path.exists(), "a socket without a listener is left");
     }
 }
