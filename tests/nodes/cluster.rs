@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use u7s_harness::{Lan, Node, Output, until};
+use u7s_harness::{Invocation, Lan, Node, Output, until};
 
 use crate::world::{Bare, Check, IGNORED, kubeadm};
 
@@ -27,7 +27,8 @@ impl Cluster {
         let init = kubeadm(&bare.node, &["init", IGNORED]).run()?;
         let cluster = Self { bare, init, took: start.elapsed() };
         if !cluster.init.ok() {
-            let log = cluster.node().exec(&["journalctl", "--no-pager", "-n", "60", "-o", "short-monotonic"])?;
+            let log =
+                cluster.node().exec(&["journalctl", "--no-pager", "-n", "60", "-o", "short-monotonic"])?;
             return Err(format!("kubeadm init: {}\njournal: {}", cluster.init, log.stdout).into());
         }
         Ok(cluster)
@@ -39,8 +40,13 @@ impl Cluster {
 
     /// kubectl as root on the host; gives what it prints.
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> Result<String, Box<dyn Error>> {
+        Ok(self.kubectl_command(arguments).ok()?)
+    }
+
+    /// kubectl's cache is its own: it lies where the comparison after a reset does not look.
+    pub(crate) fn kubectl_command(&self, arguments: &[&str]) -> Invocation {
         let argv: Vec<&str> = std::iter::once("kubectl").chain(arguments.iter().copied()).collect();
-        Ok(self.node().command(&argv).within(SOON).ok()?)
+        self.node().command(&argv).env("KUBECACHEDIR", "/dev/shm/kubectl").within(SOON)
     }
 
     /// A JSON answer of kubectl.
@@ -69,7 +75,7 @@ impl Cluster {
 
     /// Applies a manifest from text.
     pub(crate) fn apply(&self, manifest: &str) -> Check {
-        self.node().command(&["kubectl", "apply", "-f", "-"]).input(manifest).within(SOON).ok()?;
+        self.kubectl_command(&["apply", "-f", "-"]).input(manifest).ok()?;
         Ok(())
     }
 
@@ -86,8 +92,8 @@ impl Cluster {
 
     /// Runs a command in a pod.
     pub(crate) fn in_pod(&self, pod: &str, argv: &[&str]) -> Result<Output, Box<dyn Error>> {
-        let argv: Vec<&str> = ["kubectl", "exec", pod, "--"].into_iter().chain(argv.iter().copied()).collect();
-        Ok(self.node().command(&argv).within(SOON).run()?)
+        let arguments: Vec<&str> = ["exec", pod, "--"].into_iter().chain(argv.iter().copied()).collect();
+        Ok(self.kubectl_command(&arguments).run()?)
     }
 
     /// The supervisor's status document.
@@ -105,7 +111,9 @@ fn unready(nodes: &Value, pods: &Value) -> Vec<String> {
     }
     let pods = pods["items"].as_array().cloned().unwrap_or_default();
     for (prefix, count) in EXPECTED {
-        let of_kind = pods.iter().filter(|pod| pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(prefix)));
+        let of_kind = pods
+            .iter()
+            .filter(|pod| pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(prefix)));
         let ready = of_kind.filter(|pod| pod["status"]["phase"] == "Running" && is_ready(pod)).count();
         if ready != *count {
             waiting.push(format!("{prefix} {ready} of {count}"));

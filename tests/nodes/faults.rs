@@ -25,7 +25,9 @@ fn one(cluster: &Cluster, comm: &str, leaf: &str) -> Result<Process, Box<dyn Err
         .node()
         .processes()
         .into_iter()
-        .filter(|process| process.cgroup.contains("/u7s.service") && process.cgroup.ends_with(leaf) && process.comm == comm)
+        .filter(|process| {
+            process.cgroup.contains("/u7s.service") && process.cgroup.ends_with(leaf) && process.comm == comm
+        })
         .collect();
     matching.sort_by_key(|process| process.pid);
     matching.into_iter().next().ok_or_else(|| format!("{comm} does not run").into())
@@ -68,7 +70,11 @@ fn f5_crio(world: &World) -> Check {
     replace(&cluster, "crio", "/node/init", Duration::from_secs(10))?;
     until(Duration::from_secs(10), "CRI answering again", || {
         let status = cluster.status().map_err(|error| error.to_string())?;
-        if status["ready"] == true && status["components"][0]["active"] == "active" { Ok(()) } else { Err(status.to_string()) }
+        if status["ready"] == true && status["components"][0]["active"] == "active" {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
     })?;
     cluster.converge(Duration::from_secs(60))?;
     holds(containers(&cluster) == pods, "crio's death killed a pod")?;
@@ -87,7 +93,11 @@ fn f4_slirp4netns(world: &World) -> Check {
     let (client, ip) = (&cluster.bare.client, cluster.bare.client.ip());
     let listener = client.command(&["socat", "-u", "TCP-LISTEN:7000,reuseaddr", "STDOUT"]).spawn()?;
     until(Duration::from_secs(10), "a connection out of the namespace", || {
-        let sent = cluster.inside(&["sh", "-c", &format!("echo through | socat -u STDIN TCP:{ip}:7000,connect-timeout=2")]);
+        let sent = cluster.inside(&[
+            "sh",
+            "-c",
+            &format!("echo through | socat -u STDIN TCP:{ip}:7000,connect-timeout=2"),
+        ]);
         let sent = sent.map_err(|error| error.to_string())?;
         if sent.ok() { Ok(()) } else { Err(sent.to_string()) }
     })?;
@@ -97,16 +107,24 @@ fn f4_slirp4netns(world: &World) -> Check {
 
 /// The whole tree dies and a new one stands: no pid of the old one is left.
 fn rebuilt(cluster: &Cluster, victim: &Process, dead_within: Duration) -> Check {
-    let old: BTreeSet<i32> = cluster.node().processes().iter().filter(|process| process.cgroup.contains("/u7s.service/node")).map(|process| process.pid).collect();
+    let old: BTreeSet<i32> = cluster
+        .node()
+        .processes()
+        .iter()
+        .filter(|process| process.cgroup.contains("/u7s.service/node"))
+        .map(|process| process.pid)
+        .collect();
     let start = Instant::now();
     cluster.node().signal(victim, Signal::SIGKILL)?;
     until(dead_within, "the old tree's end", || {
-        let left: Vec<Process> = cluster.node().processes().into_iter().filter(|process| old.contains(&process.pid)).collect();
+        let left: Vec<Process> =
+            cluster.node().processes().into_iter().filter(|process| old.contains(&process.pid)).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     })?;
     println!("{} processes dead after {:.2} s", old.len(), start.elapsed().as_secs_f64());
     until(Duration::from_secs(30), "u7s.service active again", || {
-        let output = cluster.node().exec(&["systemctl", "is-active", "u7s"]).map_err(|error| error.to_string())?;
+        let output =
+            cluster.node().exec(&["systemctl", "is-active", "u7s"]).map_err(|error| error.to_string())?;
         if output.ok() { Ok(()) } else { Err(output.stdout) }
     })?;
     println!("active again after {:.2} s", start.elapsed().as_secs_f64());
@@ -122,7 +140,11 @@ fn f3_pid_1(world: &World) -> Check {
     cluster.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"])?;
     let pid = cluster.status()?["init_pid"].as_i64().ok_or("no init_pid")?;
     // The status names pids as the node's systemd sees them; the harness sees the machine's.
-    let victim = cluster.node().processes().into_iter().find(|process| process.pids.get(1).copied().map(i64::from) == Some(pid));
+    let victim = cluster
+        .node()
+        .processes()
+        .into_iter()
+        .find(|process| process.pids.get(1).copied().map(i64::from) == Some(pid));
     rebuilt(&cluster, &victim.ok_or("pid 1 is not among the processes")?, Duration::from_secs(5))?;
     let kept = cluster.kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.a}"])?;
     cluster.kubectl(&["delete", "configmap", "kept"])?;
@@ -143,9 +165,11 @@ fn stop_leaves_nothing(world: &World) -> Check {
     let start = Instant::now();
     node.command(&["systemctl", "stop", "u7s"]).within(Duration::from_secs(95)).ok()?;
     println!("stopped in {:.2} s", start.elapsed().as_secs_f64());
-    let left: Vec<Process> = node.processes().into_iter().filter(|process| process.cgroup.contains("/u7s.service")).collect();
+    let left: Vec<Process> =
+        node.processes().into_iter().filter(|process| process.cgroup.contains("/u7s.service")).collect();
     holds(left.is_empty(), format!("processes left: {left:?}"))?;
-    let cgroup = node.exec(&["sh", "-c", "find /sys/fs/cgroup/system.slice/u7s.service -type d 2>/dev/null"])?;
+    let cgroup =
+        node.exec(&["sh", "-c", "find /sys/fs/cgroup/system.slice/u7s.service -type d 2>/dev/null"])?;
     holds(cgroup.stdout.is_empty(), format!("cgroups left: {}", cgroup.stdout))?;
     let mounts = node.sh("grep -c u7s /proc/self/mountinfo || true")?;
     println!("mounts that name u7s on the host: {mounts}");

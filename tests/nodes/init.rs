@@ -18,7 +18,9 @@ fn exits_0_and_prints_its_parts(world: &World) -> Check {
     let cluster = world.cluster()?;
     exits(&cluster.init, 0)?;
     println!("whole init: {:.1} s", cluster.took.as_secs_f64());
-    for line in cluster.init.stdout.lines().chain(cluster.init.stderr.lines()).filter(|line| line.starts_with('[')) {
+    for line in
+        cluster.init.stdout.lines().chain(cluster.init.stderr.lines()).filter(|line| line.starts_with('['))
+    {
         println!("  {line}");
     }
     let status = cluster.status()?;
@@ -77,7 +79,9 @@ fn a_second_init_changes_nothing(world: &World) -> Check {
         pids.sort_unstable();
         pids
     };
-    let config = || cluster.node().sh("find /etc/kubernetes /etc/u7s /root/.kube -type f ! -path '*/audit/audit*' -exec sha256sum {} + -exec stat -c '%n %a %u %g %Y' {} + | sort");
+    let config = || {
+        cluster.node().sh("find /etc/kubernetes /etc/u7s /root/.kube -type f ! -path '*/audit/audit*' -exec sha256sum {} + -exec stat -c '%n %a %u %g %Y' {} + | sort")
+    };
     let (files, processes) = (config()?, pids(&cluster));
     let again = kubeadm(cluster.node(), &["init", IGNORED]).run()?;
     exits(&again, 0)?;
@@ -98,7 +102,15 @@ fn hardened_from_the_start(world: &World) -> Check {
     holds(kubelet["authentication"]["anonymous"]["enabled"] == false, "anonymous access is on")?;
     holds(kubelet["readOnlyPort"].as_u64().unwrap_or(0) == 0, "the read-only port is on")?;
     let ip = cluster.node().ip();
-    let anonymous = cluster.bare.client.exec(&["curl", "-sk", "-o", "/dev/null", "-w", "%{http_code}", &format!("https://{ip}:10250/pods")])?;
+    let anonymous = cluster.bare.client.exec(&[
+        "curl",
+        "-sk",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        &format!("https://{ip}:10250/pods"),
+    ])?;
     holds(anonymous.stdout == "401", format!("S44: an anonymous request to the kubelet: {anonymous}"))?;
     let shown = cluster.kubectl(&["-n", "kube-system", "get", "cm", "kubelet-config", "-o", "yaml"])?;
     holds(!shown.contains("KubeletInUserNamespace"), "rootless settings are in the cluster's ConfigMap")?;

@@ -26,7 +26,15 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let world = Arc::new(World::default());
-    let lists = [refusals::TESTS, init::TESTS, services::TESTS, posture::TESTS, faults::TESTS, reset::TESTS, resume::TESTS];
+    let lists = [
+        refusals::TESTS,
+        init::TESTS,
+        services::TESTS,
+        posture::TESTS,
+        faults::TESTS,
+        reset::TESTS,
+        resume::TESTS,
+    ];
     let trials = lists.into_iter().flatten().map(|(name, test)| {
         let world = Arc::clone(&world);
         Trial::test(*name, move || test(&world).map_err(|error| error.to_string().into()))

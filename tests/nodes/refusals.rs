@@ -31,11 +31,20 @@ pub(crate) const TESTS: &[Listed] = &[
 
 /// Runs init and wants exit status 2 with this line, a hint below it, and no change of the node.
 fn refused(bare: &Bare, arguments: &[&str], line: &str) -> Result<Output, Box<dyn Error>> {
-    let output = kubeadm(&bare.node, &[&["init"], arguments].concat()).within(Duration::from_secs(30)).run()?;
+    let output =
+        kubeadm(&bare.node, &[&["init"], arguments].concat()).within(Duration::from_secs(30)).run()?;
     wants(&output, line)?;
     exits(&output, 2)?;
     wants(&output, "hint: ")?;
-    println!("{}", output.stderr.lines().filter(|text| text.contains("[ERROR") || text.contains("hint:")).collect::<Vec<_>>().join("\n"));
+    println!(
+        "{}",
+        output
+            .stderr
+            .lines()
+            .filter(|text| text.contains("[ERROR") || text.contains("hint:"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
     Ok(output)
 }
 
@@ -56,7 +65,7 @@ fn with_file(node: &Node, path: &str, text: &str, test: impl FnOnce() -> Check) 
 
 fn not_root(world: &World) -> Check {
     let bare = world.bare()?;
-    let output = bare.node.command(&["kubeadm", "init"]).first_in_path(SHIMS).user("nobody").run()?;
+    let output = bare.node.command(&["kubeadm", "init"]).first_in_path(SHIMS).user("daemon").run()?;
     wants(&output, "[ERROR IsPrivilegedUser]: user is not running as root")?;
     exits(&output, 2)?;
     untouched(&bare)
@@ -65,7 +74,11 @@ fn not_root(world: &World) -> Check {
 fn no_cgroup_v2_delegation(world: &World) -> Check {
     let bare = world.bare()?;
     // Not ignored: this machine's nodes have no controllers in cgroup v2.
-    refused(&bare, &["--ignore-preflight-errors=OomScore"], "[ERROR CgroupControllers]: cgroup v2 lacks the controllers cpu, memory, pids")?;
+    refused(
+        &bare,
+        &["--ignore-preflight-errors=OomScore"],
+        "[ERROR CgroupControllers]: cgroup v2 lacks the controllers cpu, memory, pids",
+    )?;
     untouched(&bare)
 }
 
@@ -89,7 +102,8 @@ fn no_subuid_range(world: &World) -> Check {
 fn subuid_range_too_small(world: &World) -> Check {
     let bare = world.bare()?;
     with_file(&bare.node, "/etc/subuid", "u7s-admin:524288:1000\n", || {
-        refused(&bare, &[IGNORED], "[ERROR Subids]: u7s-admin has 1000 ids in /etc/subuid, 65536 are needed").map(drop)
+        refused(&bare, &[IGNORED], "[ERROR Subids]: u7s-admin has 1000 ids in /etc/subuid, 65536 are needed")
+            .map(drop)
     })?;
     untouched(&bare)
 }
@@ -134,7 +148,10 @@ fn unknown_flag(world: &World) -> Check {
 
 fn malformed_config(world: &World) -> Check {
     let bare = world.bare()?;
-    bare.node.write("/tmp/bad.yaml", "apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\nnodeRegistration: {name: [}\n")?;
+    bare.node.write(
+        "/tmp/bad.yaml",
+        "apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\nnodeRegistration: {name: [}\n",
+    )?;
     let output = kubeadm(&bare.node, &["init", "--config", "/tmp/bad.yaml", IGNORED]).run()?;
     bare.node.sh("rm /tmp/bad.yaml")?;
     wants(&output, "/tmp/bad.yaml:3:")?;
@@ -146,7 +163,9 @@ fn malformed_config(world: &World) -> Check {
 fn fifo_as_config(world: &World) -> Check {
     let bare = world.bare()?;
     bare.node.sh("mkfifo /tmp/fifo")?;
-    let output = kubeadm(&bare.node, &["init", "--config", "/tmp/fifo", IGNORED]).within(Duration::from_secs(10)).run();
+    let output = kubeadm(&bare.node, &["init", "--config", "/tmp/fifo", IGNORED])
+        .within(Duration::from_secs(10))
+        .run();
     bare.node.sh("rm /tmp/fifo")?;
     let output = output?;
     wants(&output, "/tmp/fifo")?;
@@ -158,13 +177,15 @@ fn second_init_at_the_same_time(world: &World) -> Check {
     let bare = world.bare()?;
     let holder = bare.node.spawn(&["flock", "/run/lock/u7s.lock", "sleep", "60"])?;
     bare.node.until(Duration::from_secs(10), "the lock", |node| {
-        let locked = node.sh("flock -n /run/lock/u7s.lock true && echo free || echo held").map_err(|error| error.to_string())?;
+        let locked = node
+            .sh("flock -n /run/lock/u7s.lock true && echo free || echo held")
+            .map_err(|error| error.to_string())?;
         if locked == "held" { Ok(()) } else { Err(locked) }
     })?;
     let output = kubeadm(&bare.node, &["init", IGNORED]).within(Duration::from_secs(10)).run();
     drop(holder);
     let output = output?;
-    wants(&output, "another kubeadm init or reset is running")?;
+    wants(&output, "another init or reset is running")?;
     exits(&output, 1)?;
     untouched(&bare)
 }
@@ -174,7 +195,8 @@ fn unit_already_failed(world: &World) -> Check {
     // A start without a specification that can be read: the unit fails before anything of ours exists.
     bare.node.sh("mkdir -p /run/systemd/system/u7s.service.d && printf '[Unit]\\nConditionPathExists=\\n[Service]\\nRestart=no\\n' > /run/systemd/system/u7s.service.d/x.conf && systemctl daemon-reload; ! systemctl start u7s; systemctl is-failed u7s")?;
     let result = refused(&bare, &[IGNORED], "[ERROR UnitFailed]: u7s.service failed before");
-    bare.node.sh("rm -r /run/systemd/system/u7s.service.d; systemctl daemon-reload; systemctl reset-failed u7s")?;
+    bare.node
+        .sh("rm -r /run/systemd/system/u7s.service.d; systemctl daemon-reload; systemctl reset-failed u7s")?;
     wants(&result?, "journalctl -u u7s")?;
     untouched(&bare)
 }
@@ -183,7 +205,11 @@ fn crio_missing(world: &World) -> Check {
     let bare = world.bare()?;
     // A bind mount of the kit: cover it in the command's own mount namespace.
     let hidden = "mount --bind /dev/null /usr/bin/crio; exec kubeadm init \"$@\"";
-    let output = bare.node.command(&["unshare", "-m", "sh", "-c", hidden, "sh", IGNORED]).first_in_path(SHIMS).run()?;
+    let output = bare
+        .node
+        .command(&["unshare", "-m", "sh", "-c", hidden, "sh", IGNORED])
+        .first_in_path(SHIMS)
+        .run()?;
     wants(&output, "[ERROR FileExisting-crio]: crio is not installed")?;
     exits(&output, 2)?;
     wants(&output, "hint: ")?;
@@ -195,7 +221,9 @@ fn all_unmet_needs_at_once(world: &World) -> Check {
     bare.node.sh("mv /dev/net/tun /dev/net/away")?;
     let result = with_file(&bare.node, "/etc/subuid", "", || {
         let output = refused(&bare, &["--pod-network-cidr=10.77.0.0/16"], "[ERROR Tun]")?;
-        ["[ERROR Subids]", "[ERROR PodCIDR]", "[ERROR CgroupControllers]"].into_iter().try_for_each(|id| wants(&output, id))
+        ["[ERROR Subids]", "[ERROR PodCIDR]", "[ERROR CgroupControllers]"]
+            .into_iter()
+            .try_for_each(|id| wants(&output, id))
     });
     bare.node.sh("mv /dev/net/away /dev/net/tun")?;
     result?;

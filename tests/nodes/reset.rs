@@ -17,7 +17,8 @@ fn gives_the_host_back_as_it_was(world: &World) -> Check {
     let changes = cluster.bare.before.diff(&cluster.node().snapshot()?);
     println!("compared {} things", cluster.bare.before.len());
     holds(changes.is_empty(), format!("left behind: {changes:#?}\n{output}"))?;
-    let left = cluster.node().processes().into_iter().filter(|process| process.cgroup.contains("u7s")).count();
+    let left =
+        cluster.node().processes().into_iter().filter(|process| process.cgroup.contains("u7s")).count();
     holds(left == 0, format!("{left} processes left"))
 }
 

@@ -6,9 +6,8 @@ use crate::Listed;
 use crate::cluster::Cluster;
 use crate::world::{Bare, Check, IGNORED, World, exits, holds, kubeadm};
 
-pub(crate) const TESTS: &[Listed] = &[
-    ("resume::after_a_kill_behind_each_of_the_seven_phases", after_a_kill_behind_each_phase),
-];
+pub(crate) const TESTS: &[Listed] =
+    &[("resume::after_a_kill_behind_each_of_the_seven_phases", after_a_kill_behind_each_phase)];
 
 const PHASES: [&str; 7] = ["preflight", "host", "configure", "namespace", "cluster", "publish", "enable"];
 

@@ -96,7 +96,10 @@ impl Drop for World {
     }
 }
 
-fn hold<T>(slot: &Mutex<Slot<T>>, make: impl FnOnce() -> Result<T, Box<dyn Error>>) -> Result<Held<'_, T>, Box<dyn Error>> {
+fn hold<T>(
+    slot: &Mutex<Slot<T>>,
+    make: impl FnOnce() -> Result<T, Box<dyn Error>>,
+) -> Result<Held<'_, T>, Box<dyn Error>> {
     let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
     if matches!(*slot, Slot::Empty) {
         *slot = match make() {

@@ -42,6 +42,7 @@ const IGNORED: &[(&str, &str)] = &[
     ("unit systemd-timedated.service", "started by the bus on request, ends by itself"),
     ("unit systemd-localed.service", "started by the bus on request, ends by itself"),
     ("unit systemd-tmpfiles-clean.service", "runs by timer"),
+    ("unit network-online.target", "stays active once a unit that waits for the network was started"),
     ("unit user", "login sessions"),
     ("unit session", "login sessions"),
     ("cgroup /exec", "the harness's own commands"),
