@@ -21,6 +21,9 @@ const START: Duration = Duration::from_secs(60);
 /// How often a running component is asked whether it still answers.
 const HEALTH: Duration = Duration::from_secs(10);
 
+/// How soon it is asked again after a miss: three of five seconds each are over within the watchdog's 30 s.
+const AGAIN: Duration = Duration::from_secs(2);
+
 /// Unanswered questions in a row after which it is killed.
 const MISSES: u32 = 3;
 
@@ -252,12 +255,17 @@ impl Service {
             return false;
         }
         self.misses += 1;
-        self.probe_at = Some(Instant::now() + HEALTH);
+        self.probe_at = Some(Instant::now() + AGAIN);
         let hung = self.misses >= MISSES;
         if hung {
             self.signal(Signal::SIGKILL);
         }
         hung
+    }
+
+    /// How many questions in a row it left unanswered, and how many it may.
+    pub(crate) fn misses(&self) -> (u32, u32) {
+        (self.misses, MISSES)
     }
 
     /// When something is due.

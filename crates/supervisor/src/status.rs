@@ -62,6 +62,10 @@ fn complaint(service: &Service) -> Option<String> {
         }
         (ActiveState::Activating, _) => Some(format!("{name} is starting")),
         (ActiveState::Deactivating, _) => Some(format!("{name} is stopping, at most 10 s")),
-        (ActiveState::Active | ActiveState::Inactive, _) => None,
+        (ActiveState::Active, _) => match service.misses() {
+            (0, _) => None,
+            (misses, limit) => Some(format!("{name} does not answer, {misses} of {limit} times")),
+        },
+        (ActiveState::Inactive, _) => None,
     }
 }
