@@ -1,0 +1,57 @@
+//! The entering program, as a door would be.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use u7s::{End, Error, report};
+use u7s_host::enter::{Entry, Target};
+use u7s_plan::facts::UserFact;
+
+/// `PID UID` of the node.
+pub(crate) const NODE: &str = "U7S_ENTER";
+/// Index of the argument that is a file's name.
+pub(crate) const FILE: &str = "U7S_ENTER_FILE";
+/// As [`FILE`], of a directory.
+pub(crate) const DIRECTORY: &str = "U7S_ENTER_DIRECTORY";
+/// Seconds that the program may run.
+pub(crate) const SECONDS: &str = "U7S_ENTER_SECONDS";
+/// Not inside, but dropped on the host.
+pub(crate) const HOST: &str = "U7S_ENTER_HOST";
+
+/// Enters if this process was started to; the arguments are the program's.
+pub(crate) fn run() -> Option<ExitCode> {
+    let node = std::env::var(NODE).ok()?;
+    Some(report::finish("enter", enter(&node)))
+}
+
+fn enter(node: &str) -> Result<End, Error> {
+    let (pid, uid) = node.split_once(' ').ok_or_else(|| Error::Usage("PID UID".into()))?;
+    let number = |text: &str| text.parse::<u32>().map_err(|error| Error::Usage(error.to_string()));
+    let (pid, uid) = (number(pid)?, number(uid)?);
+    let user = UserFact { uid, gid: uid, ..UserFact::default() };
+    let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let target = Target::verified(i32::try_from(pid).unwrap_or(0), &user)?;
+    let mut entry = if std::env::var_os(HOST).is_some() {
+        Entry::on_host(uid, uid, argv.clone())
+    } else {
+        Entry::inside(&target, argv.clone())
+    };
+    if let Ok(seconds) = std::env::var(SECONDS) {
+        entry = entry.deadline(Duration::from_secs(number(&seconds)?.into()));
+    }
+    if let Ok(index) = std::env::var(FILE) {
+        let index = number(&index)? as usize;
+        entry.file(index, "", Path::new(argv.get(index).map_or("".as_ref(), |path| path.as_os_str())))?;
+    }
+    if let Ok(index) = std::env::var(DIRECTORY) {
+        let index = number(&index)? as usize;
+        entry.directory_argument(
+            index,
+            "",
+            Path::new(argv.get(index).map_or("".as_ref(), |path| path.as_os_str())),
+        )?;
+    }
+    Ok(entry.run()?.status.into())
+}
