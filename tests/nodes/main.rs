@@ -6,6 +6,7 @@
 mod cluster;
 mod faults;
 mod init;
+mod machine;
 mod posture;
 mod refusals;
 mod reset;

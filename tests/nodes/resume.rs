@@ -15,6 +15,7 @@ const PHASES: [&str; 7] = ["preflight", "host", "configure", "namespace", "clust
 fn after_a_kill_behind_each_phase(world: &World) -> Check {
     let lan = world.lan()?;
     let bare = Bare::new(&lan, "n2")?;
+    log_systemctl(&bare)?;
     for phase in PHASES {
         let run = kubeadm(&bare.node, &["init", IGNORED]).env("U7S_FAILPOINT", phase).run()?;
         println!("killed behind {phase}: {:?}", run.status);
@@ -26,6 +27,42 @@ fn after_a_kill_behind_each_phase(world: &World) -> Check {
     cluster.converge(Duration::from_secs(180))?;
     let reset = kubeadm(cluster.node(), &["reset", "--force"]).run()?;
     exits(&reset, 0)?;
+    compare_systemctl_calls(&cluster)?;
     let changes = cluster.bare.before.diff(&cluster.node().snapshot()?);
     holds(changes.is_empty(), format!("left behind: {changes:#?}"))
+}
+
+/// Every call of systemctl that kubeadm 1.34 makes in init and reset; what the shim must answer.
+///
+/// Source: kubernetes, cmd/kubeadm/app/util/initsystem/initsystem_unix.go, and this test's own log.
+const CALLS: [&str; 8] = [
+    "daemon-reload",
+    "is-active firewalld",
+    "is-active kubelet",
+    "is-enabled kubelet",
+    "start kubelet",
+    "status firewalld",
+    "status kubelet",
+    "stop kubelet",
+];
+
+/// Puts a logger in front of the shim: what it hears goes to a file inside, then the real shim answers.
+fn log_systemctl(bare: &Bare) -> Check {
+    let logger = "#!/bin/sh\necho \"$*\" >> /dev/shm/systemctl.log\nexec /usr/libexec/u7s/systemctl-shim \"$@\"\n";
+    bare.node.sh("mv /usr/libexec/u7s/bin/systemctl /usr/libexec/u7s/systemctl-shim; touch /dev/shm/systemctl.log; chmod 666 /dev/shm/systemctl.log")?;
+    bare.node.write("/usr/libexec/u7s/bin/systemctl", logger)?;
+    bare.node.sh("chmod 755 /usr/libexec/u7s/bin/systemctl").map(drop)?;
+    Ok(())
+}
+
+/// A call that is not in the table is one that nobody thought of.
+fn compare_systemctl_calls(cluster: &Cluster) -> Check {
+    let log = cluster.node().read("/dev/shm/systemctl.log")?;
+    cluster.node().sh("mv /usr/libexec/u7s/systemctl-shim /usr/libexec/u7s/bin/systemctl; rm /dev/shm/systemctl.log")?;
+    let mut calls: Vec<&str> = log.lines().map(|line| line.trim_end_matches(".service")).collect();
+    calls.sort_unstable();
+    calls.dedup();
+    println!("kubeadm's calls of systemctl: {calls:?}");
+    let unknown: Vec<&&str> = calls.iter().filter(|call| !CALLS.contains(call)).collect();
+    holds(unknown.is_empty() && calls.len() > 4, format!("calls that are not in the table: {unknown:?} of {calls:?}"))
 }
