@@ -26,6 +26,13 @@ pub(crate) fn run() -> Option<ExitCode> {
     Some(report::finish("enter", enter(&node)))
 }
 
+/// The argument whose index is in a variable.
+fn named<'a>(argv: &'a [OsString], variable: &str) -> Result<Option<(usize, &'a Path)>, Error> {
+    let Ok(index) = std::env::var(variable) else { return Ok(None) };
+    let index = index.parse::<usize>().map_err(|error| Error::Usage(error.to_string()))?;
+    Ok(argv.get(index).map(|path| (index, Path::new(path))))
+}
+
 fn enter(node: &str) -> Result<End, Error> {
     let (pid, uid) = node.split_once(' ').ok_or_else(|| Error::Usage("PID UID".into()))?;
     let number = |text: &str| text.parse::<u32>().map_err(|error| Error::Usage(error.to_string()));
@@ -41,17 +48,11 @@ fn enter(node: &str) -> Result<End, Error> {
     if let Ok(seconds) = std::env::var(SECONDS) {
         entry = entry.deadline(Duration::from_secs(number(&seconds)?.into()));
     }
-    if let Ok(index) = std::env::var(FILE) {
-        let index = number(&index)? as usize;
-        entry.file(index, "", Path::new(argv.get(index).map_or("".as_ref(), |path| path.as_os_str())))?;
+    if let Some((index, path)) = named(&argv, FILE)? {
+        entry.file(index, "", path)?;
     }
-    if let Ok(index) = std::env::var(DIRECTORY) {
-        let index = number(&index)? as usize;
-        entry.directory_argument(
-            index,
-            "",
-            Path::new(argv.get(index).map_or("".as_ref(), |path| path.as_os_str())),
-        )?;
+    if let Some((index, path)) = named(&argv, DIRECTORY)? {
+        entry.directory_argument(index, "", path)?;
     }
     Ok(entry.run()?.status.into())
 }
