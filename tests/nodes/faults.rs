@@ -8,7 +8,7 @@ use u7s_harness::{Process, Signal, until};
 
 use crate::Listed;
 use crate::cluster::Cluster;
-use crate::world::{Check, World, holds};
+use crate::world::{Check, World, holds, note};
 
 pub(crate) const TESTS: &[Listed] = &[
     ("faults::f6_kubelet", f6_kubelet),
@@ -50,7 +50,7 @@ fn replace(cluster: &Cluster, comm: &str, leaf: &str, limit: Duration) -> Result
         Ok(_) => Err("the old one".into()),
         Err(error) => Err(error.to_string()),
     })?;
-    println!("{comm} back after {:.2} s", start.elapsed().as_secs_f64());
+    note(format!("{comm} back after {:.2} s", start.elapsed().as_secs_f64()));
     Ok(start.elapsed())
 }
 
@@ -78,8 +78,7 @@ fn f5_crio(world: &World) -> Check {
     })?;
     cluster.converge(Duration::from_secs(60))?;
     holds(containers(&cluster) == pods, "crio's death killed a pod")?;
-    let made = cluster.pod("after-crio", "{}");
-    made
+    cluster.pod("after-crio", "{}")
 }
 
 fn f4_slirp4netns(world: &World) -> Check {
@@ -115,23 +114,43 @@ fn rebuilt(cluster: &Cluster, victim: &Process, dead_within: Duration) -> Check 
         .map(|process| process.pid)
         .collect();
     let start = Instant::now();
+    let killed_at = cluster.node().sh("date -u +%FT%TZ")?;
     cluster.node().signal(victim, Signal::SIGKILL)?;
     until(dead_within, "the old tree's end", || {
         let left: Vec<Process> =
             cluster.node().processes().into_iter().filter(|process| old.contains(&process.pid)).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     })?;
-    println!("{} processes dead after {:.2} s", old.len(), start.elapsed().as_secs_f64());
+    note(format!("{} processes dead after {:.2} s", old.len(), start.elapsed().as_secs_f64()));
     until(Duration::from_secs(30), "u7s.service active again", || {
         let output =
             cluster.node().exec(&["systemctl", "is-active", "u7s"]).map_err(|error| error.to_string())?;
         if output.ok() { Ok(()) } else { Err(output.stdout) }
     })?;
-    println!("active again after {:.2} s", start.elapsed().as_secs_f64());
+    note(format!("active again after {:.2} s", start.elapsed().as_secs_f64()));
     let left = Duration::from_secs(90).saturating_sub(start.elapsed());
-    cluster.converge(left)?;
-    println!("Ready again after {:.2} s", start.elapsed().as_secs_f64());
+    // What etcd remembers of before says Ready, too: only containers that were started since count.
+    until(left, "containers that were started since", || {
+        let pods = cluster.json(&["get", "pods", "-n", "kube-system"]).map_err(|error| error.to_string())?;
+        let old = not_started_since(&pods, &killed_at);
+        if old.is_empty() { Ok(()) } else { Err(old.join(", ")) }
+    })?;
+    cluster.converge(Duration::from_secs(90).saturating_sub(start.elapsed()))?;
+    note(format!("Ready again after {:.2} s", start.elapsed().as_secs_f64()));
     Ok(())
+}
+
+/// Pods of which a container does not run, or runs since before a time (RFC 3339, seconds, UTC: texts compare as times).
+fn not_started_since(pods: &serde_json::Value, time: &str) -> Vec<String> {
+    let pods = pods["items"].as_array().cloned().unwrap_or_default();
+    let fresh = |container: &serde_json::Value| {
+        container["state"]["running"]["startedAt"].as_str().is_some_and(|started| started >= time)
+    };
+    let old = pods.iter().filter(|pod| {
+        let containers = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        containers.is_empty() || !containers.iter().all(fresh)
+    });
+    old.map(|pod| pod["metadata"]["name"].as_str().unwrap_or("?").to_owned()).collect()
 }
 
 fn f3_pid_1(world: &World) -> Check {
@@ -164,21 +183,22 @@ fn stop_leaves_nothing(world: &World) -> Check {
     let node = cluster.node();
     let start = Instant::now();
     node.command(&["systemctl", "stop", "u7s"]).within(Duration::from_secs(95)).ok()?;
-    println!("stopped in {:.2} s", start.elapsed().as_secs_f64());
+    note(format!("stopped in {:.2} s", start.elapsed().as_secs_f64()));
     let left: Vec<Process> =
         node.processes().into_iter().filter(|process| process.cgroup.contains("/u7s.service")).collect();
     holds(left.is_empty(), format!("processes left: {left:?}"))?;
     let cgroup =
         node.exec(&["sh", "-c", "find /sys/fs/cgroup/system.slice/u7s.service -type d 2>/dev/null"])?;
     holds(cgroup.stdout.is_empty(), format!("cgroups left: {}", cgroup.stdout))?;
-    let mounts = node.sh("grep -c u7s /proc/self/mountinfo || true")?;
-    println!("mounts that name u7s on the host: {mounts}");
+    let changes = cluster.bare.before.diff(&node.snapshot()?);
+    let mounts: Vec<&String> = changes.iter().filter(|change| change.contains(" mount ")).collect();
+    holds(mounts.is_empty(), format!("mounts left: {mounts:?}"))?;
     let ports = node.sh("ss -Hlnt | awk '{print $4}'")?;
     holds(!ports.contains("6443") && !ports.contains("10250"), format!("ports left: {ports}"))?;
     let result = node.ok(&["systemctl", "show", "-p", "Result", "--value", "u7s"])?;
     holds(result == "success", format!("the unit's result is {result}"))?;
     node.command(&["systemctl", "start", "u7s"]).within(Duration::from_secs(60)).ok()?;
     let took = cluster.converge(Duration::from_secs(90))?;
-    println!("start to all Ready: {:.2} s", took.as_secs_f64());
+    note(format!("start to all Ready: {:.2} s", took.as_secs_f64()));
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::Listed;
-use crate::world::{Check, IGNORED, SHIMS, World, exits, holds, kubeadm, wants};
+use crate::world::{Check, IGNORED, SHIMS, World, exits, holds, kubeadm, note, wants};
 
 pub(crate) const TESTS: &[Listed] = &[
     ("init::exits_0_and_prints_its_parts", exits_0_and_prints_its_parts),
@@ -17,29 +17,29 @@ pub(crate) const TESTS: &[Listed] = &[
 fn exits_0_and_prints_its_parts(world: &World) -> Check {
     let cluster = world.cluster()?;
     exits(&cluster.init, 0)?;
-    println!("whole init: {:.1} s", cluster.took.as_secs_f64());
+    note(format!("whole init: {:.1} s", cluster.took.as_secs_f64()));
     for line in
         cluster.init.stdout.lines().chain(cluster.init.stderr.lines()).filter(|line| line.starts_with('['))
     {
-        println!("  {line}");
+        note(format!("  {line}"));
     }
     let status = cluster.status()?;
     let timing = |key: &str| Duration::from_micros(status["timings"][key].as_u64().unwrap_or(0));
     for (part, key) in
         [("namespace", "namespace_us"), ("mounts", "mounts_us"), ("network", "network_us"), ("CRI", "cri_us")]
     {
-        println!("u7s.service start to {part}: {:.1} ms", timing(key).as_secs_f64() * 1e3);
+        note(format!("u7s.service start to {part}: {:.1} ms", timing(key).as_secs_f64() * 1e3));
         holds(timing(key) > Duration::ZERO, format!("no timing for {part}: {status}"))?;
     }
-    println!("this node is degraded, openly: {IGNORED}; {}", status["degraded"]);
+    note(format!("this node is degraded, openly: {IGNORED}; {}", status["degraded"]));
     Ok(())
 }
 
 fn node_and_all_pods_become_ready(world: &World) -> Check {
     let cluster = world.cluster()?;
     let took = cluster.converge(Duration::from_secs(180))?;
-    println!("all Ready {:.1} s after init", took.as_secs_f64());
-    println!("{}", cluster.kubectl(&["get", "nodes,pods", "-A", "-o", "wide"])?);
+    note(format!("all Ready {:.1} s after init", took.as_secs_f64()));
+    note(format!("{}", cluster.kubectl(&["get", "nodes,pods", "-A", "-o", "wide"])?));
     Ok(())
 }
 
@@ -50,7 +50,7 @@ fn programs_are_those_that_the_kit_built(world: &World) -> Check {
     for name in ["kubeadm", "kubelet", "crio"] {
         let seen = cluster.node().ok(&["sha256sum", &format!("/usr/bin/{name}")])?;
         let built = kit.sha256(name).ok_or("the kit has no such program")?;
-        println!("{name} {built}");
+        note(format!("{name} {built}"));
         holds(seen.starts_with(built), format!("{name}: {seen} is not {built}"))?;
     }
     // And those are what runs: the kubelet's own executable, seen from outside.
@@ -87,7 +87,7 @@ fn a_second_init_changes_nothing(world: &World) -> Check {
     exits(&again, 0)?;
     holds(config()? == files, "files changed")?;
     let gone: Vec<i32> = processes.into_iter().filter(|pid| !pids(&cluster).contains(pid)).collect();
-    println!("processes that ended meanwhile (none of ours may): {gone:?}");
+    note(format!("processes that ended meanwhile (none of ours may): {gone:?}"));
     wants(&again, "nothing to do")
 }
 
@@ -114,6 +114,6 @@ fn hardened_from_the_start(world: &World) -> Check {
     holds(anonymous.stdout == "401", format!("S44: an anonymous request to the kubelet: {anonymous}"))?;
     let shown = cluster.kubectl(&["-n", "kube-system", "get", "cm", "kubelet-config", "-o", "yaml"])?;
     holds(!shown.contains("KubeletInUserNamespace"), "rootless settings are in the cluster's ConfigMap")?;
-    println!("shims used: {SHIMS}");
+    note(format!("shims used: {SHIMS}"));
     Ok(())
 }

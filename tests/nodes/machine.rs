@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::Listed;
-use crate::world::{Check, World, exits, holds};
+use crate::world::{Check, World, exits, holds, note};
 
 pub(crate) const TESTS: &[Listed] =
     &[("machine::users_sysctls_and_units_of_a_real_systemd", users_sysctls_and_units_of_a_real_systemd)];
@@ -21,6 +21,6 @@ fn users_sysctls_and_units_of_a_real_systemd(world: &World) -> Check {
     node.bind(Path::new(&program), "/usr/local/bin/systemd-tests")?;
     node.boot(Duration::from_secs(90))?;
     let output = node.command(&["/usr/local/bin/systemd-tests"]).within(Duration::from_secs(120)).run()?;
-    println!("{}", output.stdout);
+    note(format!("{}", output.stdout));
     exits(&output, 0)
 }

@@ -35,10 +35,14 @@ fn main() {
         faults::TESTS,
         reset::TESTS,
         resume::TESTS,
+        machine::TESTS,
     ];
     let trials = lists.into_iter().flatten().map(|(name, test)| {
         let world = Arc::clone(&world);
-        Trial::test(*name, move || test(&world).map_err(|error| error.to_string().into()))
+        Trial::test(*name, move || {
+            world::new_notes();
+            test(&world).map_err(|error| error.to_string().into())
+        })
     });
     let trials: Vec<Trial> = trials.collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -6,7 +6,7 @@ use u7s_harness::Process;
 
 use crate::Listed;
 use crate::cluster::Cluster;
-use crate::world::{Check, World, holds, wants};
+use crate::world::{Check, World, holds, note, wants};
 
 pub(crate) const TESTS: &[Listed] = &[
     ("posture::s1_no_process_has_host_uid_0", s1_no_process_has_host_uid_0),
@@ -25,7 +25,7 @@ fn s1_no_process_has_host_uid_0(world: &World) -> Check {
     let cluster = world.cluster()?;
     cluster.converge(Duration::from_secs(120))?;
     let processes = of_unit(&cluster);
-    println!("{} processes in u7s.service", processes.len());
+    note(format!("{} processes in u7s.service", processes.len()));
     holds(processes.len() > 10, "too few processes to be a control plane")?;
     let root: Vec<&Process> = processes.iter().filter(|process| process.uids.contains(&0)).collect();
     holds(root.is_empty(), format!("processes with host uid 0: {root:?}"))?;
@@ -53,13 +53,13 @@ fn s2_supervisor_and_driver_hold_nothing(world: &World) -> Check {
                 status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim).unwrap_or("?")
             };
             let in_host_userns = std::fs::read_link(format!("/proc/{}/ns/user", process.pid))? == host;
-            println!(
+            note(format!(
                 "{name} {}: CapEff {} CapPrm {} NoNewPrivs {} host's user namespace: {in_host_userns}",
                 process.pid,
                 line("CapEff:"),
                 line("CapPrm:"),
                 line("NoNewPrivs:")
-            );
+            ));
             for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
                 let bits = u64::from_str_radix(line(set), 16)?;
                 let fine = if in_host_userns { bits == 0 } else { bits & !allowed == 0 };
@@ -83,7 +83,7 @@ fn allow_privilege_escalation_means_what_it_says(world: &World) -> Check {
         Ok((id.stdout.trim().to_owned(), flag.stdout.trim().to_owned()))
     };
     let (may, may_not) = (euid("may")?, euid("may-not")?);
-    println!("a setuid program: allowed {may:?}, not allowed {may_not:?} (euid, NoNewPrivs)");
+    note(format!("a setuid program: allowed {may:?}, not allowed {may_not:?} (euid, NoNewPrivs)"));
     holds(may == ("0".into(), "0".into()), format!("with allowPrivilegeEscalation: {may:?}"))?;
     holds(may_not == ("1000".into(), "1".into()), format!("without: {may_not:?}"))
 }
@@ -94,7 +94,7 @@ fn s16_only_declared_ports_listen(world: &World) -> Check {
     // slirp4netns' unconnected UDP sockets are flows out of the node, with kernel-chosen ports; nothing else may have one.
     let script = "ss -Hlntup | grep -v '^udp.*users:((\"slirp4netns\"' | awk '{print $1, $5}' | sort -u";
     let listening = cluster.node().sh(script)?;
-    println!("{listening}");
+    note(format!("{listening}"));
     for port in [6443, 10250] {
         holds(listening.contains(&format!("tcp {ip}:{port}")), format!("{port} does not listen on {ip}"))?;
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use u7s_harness::{Node, Output};
 
 use crate::Listed;
-use crate::world::{Bare, Check, IGNORED, SHIMS, World, exits, holds, kubeadm, wants};
+use crate::world::{Bare, Check, IGNORED, SHIMS, World, exits, holds, kubeadm, note, wants};
 
 pub(crate) const TESTS: &[Listed] = &[
     ("refusals::not_root", not_root),
@@ -36,7 +36,7 @@ fn refused(bare: &Bare, arguments: &[&str], line: &str) -> Result<Output, Box<dy
     wants(&output, line)?;
     exits(&output, 2)?;
     wants(&output, "hint: ")?;
-    println!(
+    note(format!(
         "{}",
         output
             .stderr
@@ -44,7 +44,7 @@ fn refused(bare: &Bare, arguments: &[&str], line: &str) -> Result<Output, Box<dy
             .filter(|text| text.contains("[ERROR") || text.contains("hint:"))
             .collect::<Vec<_>>()
             .join("\n")
-    );
+    ));
     Ok(output)
 }
 

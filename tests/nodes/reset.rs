@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::Listed;
-use crate::world::{Check, IGNORED, World, exits, holds, kubeadm};
+use crate::world::{Check, IGNORED, World, exits, holds, kubeadm, note};
 
 pub(crate) const TESTS: &[Listed] = &[
     ("reset::gives_the_host_back_as_it_was", gives_the_host_back_as_it_was),
@@ -15,7 +15,7 @@ fn gives_the_host_back_as_it_was(world: &World) -> Check {
     let output = kubeadm(cluster.node(), &["reset", "--force"]).run()?;
     exits(&output, 0)?;
     let changes = cluster.bare.before.diff(&cluster.node().snapshot()?);
-    println!("compared {} things", cluster.bare.before.len());
+    note(format!("compared {} things", cluster.bare.before.len()));
     holds(changes.is_empty(), format!("left behind: {changes:#?}\n{output}"))?;
     let left =
         cluster.node().processes().into_iter().filter(|process| process.cgroup.contains("u7s")).count();
@@ -27,7 +27,7 @@ fn init_works_again(world: &World) -> Check {
     let output = kubeadm(cluster.node(), &["init", IGNORED]).run()?;
     exits(&output, 0)?;
     let took = cluster.converge(Duration::from_secs(180))?;
-    println!("Ready {:.1} s after the second init", took.as_secs_f64());
+    note(format!("Ready {:.1} s after the second init", took.as_secs_f64()));
     let output = kubeadm(cluster.node(), &["reset", "--force"]).run()?;
     exits(&output, 0)?;
     let changes = cluster.bare.before.diff(&cluster.node().snapshot()?);

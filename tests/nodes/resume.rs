@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::Listed;
 use crate::cluster::Cluster;
-use crate::world::{Bare, Check, IGNORED, World, exits, holds, kubeadm};
+use crate::world::{Bare, Check, IGNORED, World, exits, holds, kubeadm, note};
 
 pub(crate) const TESTS: &[Listed] =
     &[("resume::after_a_kill_behind_each_of_the_seven_phases", after_a_kill_behind_each_phase)];
@@ -18,7 +18,7 @@ fn after_a_kill_behind_each_phase(world: &World) -> Check {
     log_systemctl(&bare)?;
     for phase in PHASES {
         let run = kubeadm(&bare.node, &["init", IGNORED]).env("U7S_FAILPOINT", phase).run()?;
-        println!("killed behind {phase}: {:?}", run.status);
+        note(format!("killed behind {phase}: {:?}", run.status));
         holds(run.code() != Some(0), format!("the failpoint behind {phase} did not end it: {run}"))?;
     }
     let run = kubeadm(&bare.node, &["init", IGNORED]).run()?;
@@ -48,7 +48,8 @@ const CALLS: [&str; 8] = [
 
 /// Puts a logger in front of the shim: what it hears goes to a file inside, then the real shim answers.
 fn log_systemctl(bare: &Bare) -> Check {
-    let logger = "#!/bin/sh\necho \"$*\" >> /dev/shm/systemctl.log\nexec /usr/libexec/u7s/systemctl-shim \"$@\"\n";
+    let logger =
+        "#!/bin/sh\necho \"$*\" >> /dev/shm/systemctl.log\nexec /usr/libexec/u7s/systemctl-shim \"$@\"\n";
     bare.node.sh("mv /usr/libexec/u7s/bin/systemctl /usr/libexec/u7s/systemctl-shim; touch /dev/shm/systemctl.log; chmod 666 /dev/shm/systemctl.log")?;
     bare.node.write("/usr/libexec/u7s/bin/systemctl", logger)?;
     bare.node.sh("chmod 755 /usr/libexec/u7s/bin/systemctl").map(drop)?;
@@ -58,11 +59,16 @@ fn log_systemctl(bare: &Bare) -> Check {
 /// A call that is not in the table is one that nobody thought of.
 fn compare_systemctl_calls(cluster: &Cluster) -> Check {
     let log = cluster.node().read("/dev/shm/systemctl.log")?;
-    cluster.node().sh("mv /usr/libexec/u7s/systemctl-shim /usr/libexec/u7s/bin/systemctl; rm /dev/shm/systemctl.log")?;
+    cluster
+        .node()
+        .sh("mv /usr/libexec/u7s/systemctl-shim /usr/libexec/u7s/bin/systemctl; rm /dev/shm/systemctl.log")?;
     let mut calls: Vec<&str> = log.lines().map(|line| line.trim_end_matches(".service")).collect();
     calls.sort_unstable();
     calls.dedup();
-    println!("kubeadm's calls of systemctl: {calls:?}");
+    note(format!("kubeadm's calls of systemctl: {calls:?}"));
     let unknown: Vec<&&str> = calls.iter().filter(|call| !CALLS.contains(call)).collect();
-    holds(unknown.is_empty() && calls.len() > 4, format!("calls that are not in the table: {unknown:?} of {calls:?}"))
+    holds(
+        unknown.is_empty() && calls.len() > 4,
+        format!("calls that are not in the table: {unknown:?} of {calls:?}"),
+    )
 }

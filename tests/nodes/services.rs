@@ -7,7 +7,7 @@ use u7s_harness::until;
 
 use crate::Listed;
 use crate::cluster::SOON;
-use crate::world::{Check, World, exits, holds, wants};
+use crate::world::{Check, World, exits, holds, note, wants};
 
 pub(crate) const TESTS: &[Listed] = &[
     ("services::a_pod_resolves_and_reaches_the_api", a_pod_resolves_and_reaches_the_api),
@@ -48,7 +48,7 @@ fn logs_exec_and_port_forward(world: &World) -> Check {
         if output.stdout == "OK" { Ok(output.stdout) } else { Err(output.to_string()) }
     });
     drop(forward);
-    println!("port-forward: {}", answer?);
+    note(format!("port-forward: {}", answer?));
     Ok(())
 }
 
@@ -90,7 +90,7 @@ fn another_host_reaches_the_api_and_is_audited(world: &World) -> Check {
             .ok_or_else(|| format!("{} bytes", log.len()))
     })?;
     let event: Value = serde_json::from_str(&event)?;
-    println!("S18: audited sourceIPs {}, the client is {address}", event["sourceIPs"]);
+    note(format!("S18: audited sourceIPs {}, the client is {address}", event["sourceIPs"]));
     holds(event["sourceIPs"][0] == address.as_str(), format!("sourceIPs: {}", event["sourceIPs"]))
 }
 
@@ -111,13 +111,13 @@ fn systemctl_answers_as_the_real_one(world: &World) -> Check {
     exits(&ours(&["daemon-reload"])?, 0)?;
     let compare = |verb: &str| -> Check {
         let (theirs, mine) = (real(&[verb, "probe"])?, ours(&[verb, "kubelet"])?);
-        println!(
+        note(format!(
             "{verb}: real {:?} {:?}, ours {:?} {:?}",
             theirs.stdout,
             theirs.code(),
             mine.stdout,
             mine.code()
-        );
+        ));
         holds(
             theirs.stdout == mine.stdout && theirs.code() == mine.code(),
             format!("{verb}: real {theirs} ours {mine}"),
@@ -138,7 +138,12 @@ fn systemctl_answers_as_the_real_one(world: &World) -> Check {
     }
     for verb in ["is-active", "is-enabled", "status", "start", "stop", "restart"] {
         let (theirs, mine) = (real(&[verb, "no-such-unit"])?, ours(&[verb, "no-such-unit"])?);
-        println!("{verb} no-such-unit: real {:?} {:?} {:?}", theirs.stdout, theirs.stderr, theirs.code());
+        note(format!(
+            "{verb} no-such-unit: real {:?} {:?} {:?}",
+            theirs.stdout,
+            theirs.stderr,
+            theirs.code()
+        ));
         let same =
             theirs.stdout == mine.stdout && theirs.stderr == mine.stderr && theirs.code() == mine.code();
         holds(same, format!("{verb} of an unknown unit: real {theirs} ours {mine}"))?;

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -122,6 +123,25 @@ impl Bare {
         let before = node.snapshot()?;
         let client = lan.client(&format!("{name}-c"))?;
         Ok(Self { node, client, before })
+    }
+}
+
+/// Whether the next note is the first of its test.
+static FIRST: AtomicBool = AtomicBool::new(true);
+
+/// A test begins.
+pub(crate) fn new_notes() {
+    FIRST.store(true, Ordering::Relaxed);
+}
+
+/// Prints a figure or a text that a test saw, below the test's name.
+#[expect(clippy::print_stdout, reason = "what a test saw is part of its result")]
+pub(crate) fn note(text: impl AsRef<str>) {
+    if FIRST.swap(false, Ordering::Relaxed) {
+        println!();
+    }
+    for line in text.as_ref().lines() {
+        println!("      {line}");
     }
 }
 
