@@ -45,8 +45,8 @@ Examples:
   u7s status                               how it stands
   u7s shell -- crictl ps                   a command inside the node; without one, a shell
 
-Exit status: 0 done, 1 failed, 2 the machine is not ready, 3 wrong usage or configuration, 4 took too long,
-5 degraded; `shell` gives that of its command.";
+Exit status: 0 done, 1 failed, 2 the machine is not ready, 3 wrong usage or configuration, 4 took too long;
+`shell` gives that of its command.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

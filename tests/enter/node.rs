@@ -36,6 +36,8 @@ pub(crate) const TESTS: &[Listed] = &[
     ("captured_output_is_bounded", captured_output_is_bounded),
     ("the_nodes_own_user_may_enter", the_nodes_own_user_may_enter),
     ("files_that_root_alone_may_read_are_handed_over", files_that_root_alone_may_read_are_handed_over),
+    ("directories_that_root_alone_may_read_are_copied", directories_that_root_alone_may_read_are_copied),
+    ("a_link_that_the_user_may_change_is_not_followed", a_link_that_the_user_may_change_is_not_followed),
 ];
 
 /// The node; removed when dropped.
@@ -349,4 +351,45 @@ fn files_that_root_alone_may_read_are_handed_over(node: &Node) -> Check {
         .env(driver::FILE, "4")
         .output()?;
     holds(known.stdout == b"/etc/passwd\n0\n1\n2\n", format!("{known:?}"))
+}
+
+/// The unit's runtime directory stands in for itself: the node was made before it, and sees it all the same.
+fn directories_that_root_alone_may_read_are_copied(node: &Node) -> Check {
+    let shared = std::path::Path::new("/run/u7s");
+    holds(!shared.exists(), "/run/u7s is there: a node runs on this machine")?;
+    fs::create_dir(shared)?;
+    std::os::unix::fs::chown(shared, Some(UID), Some(UID))?;
+    let result = copied(node);
+    let left: Vec<_> = fs::read_dir(shared)?.flatten().map(|entry| entry.file_name()).collect();
+    fs::remove_dir_all(shared)?;
+    result?;
+    holds(left.is_empty(), format!("left behind: {left:?}"))
+}
+
+fn copied(node: &Node) -> Check {
+    let dir = tempfile::tempdir()?;
+    fs::write(dir.path().join("etcd0+merge.json"), "{}\n")?;
+    fs::write(dir.path().join("kubeletconfiguration.json"), "[]\n")?;
+    std::os::unix::fs::symlink("/etc/shadow", dir.path().join("link"))?;
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700))?;
+    let path = dir.path().display().to_string();
+    let script = "ls \"$1\"; cat \"$1\"/*; stat -c '%a %u' \"$1\"";
+    let output = node.driver(&["sh", "-c", script, "sh", &path])?.env(driver::DIRECTORY, "4").output()?;
+    let text = String::from_utf8(output.stdout)?;
+    println!("{text}");
+    holds(text == "etcd0+merge.json\nkubeletconfiguration.json\n{}\n[]\n700 0\n", text.clone())
+}
+
+/// Else the user could have root hand him any file, by a link in a directory that root was told to read from.
+fn a_link_that_the_user_may_change_is_not_followed(node: &Node) -> Check {
+    let dir = tempfile::tempdir()?;
+    let link = dir.path().join("join.yaml");
+    std::os::unix::fs::symlink("/etc/shadow", &link)?;
+    std::os::unix::fs::chown(dir.path(), Some(UID), Some(UID))?;
+    let path = link.display().to_string();
+    let output = node.driver(&["sh", "-c", "cat \"$1\"", "sh", &path])?.env(driver::FILE, "4").output()?;
+    let said = String::from_utf8(output.stderr)?;
+    println!("{said}");
+    holds(said.contains("leads through a link that others than root may change"), said.clone())?;
+    holds(output.stdout.is_empty(), "something was handed over")
 }
