@@ -39,7 +39,7 @@ fn node_and_all_pods_become_ready(world: &World) -> Check {
     let cluster = world.cluster()?;
     let took = cluster.converge(Duration::from_secs(180))?;
     note(format!("all Ready {:.1} s after init", took.as_secs_f64()));
-    note(format!("{}", cluster.kubectl(&["get", "nodes,pods", "-A", "-o", "wide"])?));
+    note(cluster.kubectl(&["get", "nodes,pods", "-A", "-o", "wide"])?);
     Ok(())
 }
 

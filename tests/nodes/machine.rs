@@ -21,6 +21,6 @@ fn users_sysctls_and_units_of_a_real_systemd(world: &World) -> Check {
     node.bind(Path::new(&program), "/usr/local/bin/systemd-tests")?;
     node.boot(Duration::from_secs(90))?;
     let output = node.command(&["/usr/local/bin/systemd-tests"]).within(Duration::from_secs(120)).run()?;
-    note(format!("{}", output.stdout));
+    note(&output.stdout);
     exits(&output, 0)
 }

@@ -94,7 +94,7 @@ fn s16_only_declared_ports_listen(world: &World) -> Check {
     // slirp4netns' unconnected UDP sockets are flows out of the node, with kernel-chosen ports; nothing else may have one.
     let script = "ss -Hlntup | grep -v '^udp.*users:((\"slirp4netns\"' | awk '{print $1, $5}' | sort -u";
     let listening = cluster.node().sh(script)?;
-    note(format!("{listening}"));
+    note(&listening);
     for port in [6443, 10250] {
         holds(listening.contains(&format!("tcp {ip}:{port}")), format!("{port} does not listen on {ip}"))?;
     }

@@ -36,15 +36,8 @@ fn refused(bare: &Bare, arguments: &[&str], line: &str) -> Result<Output, Box<dy
     wants(&output, line)?;
     exits(&output, 2)?;
     wants(&output, "hint: ")?;
-    note(format!(
-        "{}",
-        output
-            .stderr
-            .lines()
-            .filter(|text| text.contains("[ERROR") || text.contains("hint:"))
-            .collect::<Vec<_>>()
-            .join("\n")
-    ));
+    let told = output.stderr.lines().filter(|text| text.contains("[ERROR") || text.contains("hint:"));
+    note(told.collect::<Vec<_>>().join("\n"));
     Ok(output)
 }
 
