@@ -183,6 +183,11 @@ impl Ours {
     /// `active` tells which component runs now: `try-restart` leaves the others alone.
     pub fn requests(&self, active: impl Fn(ComponentName) -> bool) -> Vec<Request> {
         let mut requests = Vec::new();
+        // systemd enables all units of a call or none.
+        let whole = matches!(self.verb, Verb::Enable | Verb::Disable);
+        if whole && !self.units.iter().all(Unit::is_ours) {
+            return requests;
+        }
         for unit in &self.units {
             let Unit::Component(component) = *unit else { continue };
             match self.verb {

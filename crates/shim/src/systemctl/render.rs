@@ -72,7 +72,8 @@ pub fn act(ours: &Ours, outcomes: &[(Request, Outcome)]) -> Rendered {
     let name = name.unwrap_or_default();
     if ours.verb == Verb::Reload && !name.is_empty() {
         let sentence = format!("Job type reload is not applicable for unit {name}.");
-        rendered.fail(&format!("Failed to reload {name}: {sentence}"), 1);
+        // systemctl's own status for what a unit cannot do.
+        rendered.fail(&format!("Failed to reload {name}: {sentence}"), 3);
     }
     for (request, outcome) in outcomes {
         let why = match outcome {
@@ -143,12 +144,11 @@ fn unknown(verb: Verb, unit: &Unit, rendered: &mut Rendered) {
     let Unit::Other(name) = unit else { return };
     let verb_word = word(verb);
     match verb {
-        Verb::Start | Verb::Restart | Verb::Reload => {
+        Verb::Start | Verb::Restart | Verb::TryRestart | Verb::Reload => {
             rendered.fail(&format!("Failed to {verb_word} {name}: Unit {name} not found."), 5);
         }
         Verb::Stop => rendered.fail(&format!("Failed to stop {name}: Unit {name} not loaded."), 5),
-        // try-restart of a unit that does not run is done.
-        Verb::TryRestart | Verb::DaemonReload => {}
+        Verb::DaemonReload => {}
         Verb::ResetFailed => {
             rendered.fail(&format!("Failed to {verb_word} {name}: Unit {name} not loaded."), 1);
         }
@@ -235,13 +235,31 @@ fn show(ours: &Ours, views: &[(String, Option<View>)]) -> Rendered {
     rendered
 }
 
+/// What systemd says of a unit that it does not have; only a service has the first ones.
 fn absent(name: &str) -> Vec<(&'static str, String)> {
-    vec![
-        ("Id", name.into()),
-        ("Names", name.into()),
-        ("Description", name.into()),
-        ("LoadState", "not-found".into()),
-        ("ActiveState", "inactive".into()),
-        ("SubState", "dead".into()),
-    ]
+    let service = [
+        ("MainPID", "0"),
+        ("Result", "success"),
+        ("NRestarts", "0"),
+        ("ExecMainPID", "0"),
+        ("ControlGroup", ""),
+    ];
+    let unit = [
+        ("Id", name),
+        ("Names", name),
+        ("Description", name),
+        ("LoadState", "not-found"),
+        ("ActiveState", "inactive"),
+        ("FreezerState", "running"),
+        ("SubState", "dead"),
+        ("UnitFileState", ""),
+        ("StateChangeTimestamp", ""),
+        ("ActiveEnterTimestamp", ""),
+        ("CanStart", "no"),
+        ("CanStop", "yes"),
+        ("CanReload", "no"),
+        ("NeedDaemonReload", "no"),
+    ];
+    let own = service.into_iter().filter(|_| name.ends_with(".service"));
+    own.chain(unit).map(|(key, value)| (key, value.to_owned())).collect()
 }

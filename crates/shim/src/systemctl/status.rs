@@ -23,6 +23,8 @@ pub(super) struct View {
     pub(super) group: String,
     /// Name of the main process.
     pub(super) program: &'static str,
+    /// How it ended last, while it does not run: `code=exited, status=1`.
+    pub(super) exit: Option<String>,
 }
 
 impl View {
@@ -42,12 +44,13 @@ impl View {
             since: 0,
             group: String::new(),
             program: name.as_str(),
+            exit: None,
         };
         let (Some(component), Some(status)) = (component, status) else { return blank };
         let (active, sub) = states(component);
         let pid = if inside { component.pid_inside } else { component.pid };
         Self {
-            description: component.description.clone(),
+            description: printable(&component.description),
             active,
             sub,
             result: result(component),
@@ -55,7 +58,8 @@ impl View {
             pid: pid.unwrap_or(0),
             restarts: component.restarts,
             since: component.since,
-            group: format!("{}/init", status.cgroup),
+            group: printable(&format!("{}/init", status.cgroup)),
+            exit: component.last_exit.as_deref().filter(|_| pid.is_none()).map(exit),
             ..blank
         }
     }
@@ -88,6 +92,11 @@ impl View {
         if self.pid > 0 {
             text.push_str(&format!("   Main PID: {} ({})\n", self.pid, self.program));
             text.push_str(&format!("     CGroup: {}\n", self.group));
+            text.push_str(&format!("             `-{} {}\n", self.pid, self.program));
+        }
+        // systemd names the pid that was, which nobody knows here any more.
+        if let (Some(exit), "failed" | "activating") = (&self.exit, self.active) {
+            text.push_str(&format!("    Process: {} ({exit})\n", self.program));
         }
         text
     }
@@ -133,6 +142,21 @@ fn states(component: &ComponentStatus) -> (&'static str, &'static str) {
         ActiveState::Deactivating => ("deactivating", "stop-sigterm"),
         ActiveState::Inactive => ("inactive", "dead"),
         ActiveState::Failed => ("failed", "failed"),
+    }
+}
+
+/// What the node's user wrote, without what a terminal would take for a command.
+fn printable(text: &str) -> String {
+    text.chars().map(|char| if char.is_control() { '?' } else { char }).take(400).collect()
+}
+
+/// `code=exited, status=1`, `code=killed, signal=KILL`, from the supervisor's words.
+///
+/// Source: systemctl 257, the line `Main PID` of a unit that ended.
+fn exit(last: &str) -> String {
+    match last.strip_prefix("signal, status=").and_then(|status| status.split_once('/')) {
+        Some((_, name)) => printable(&format!("code=killed, signal={name}")),
+        None => printable(&format!("code={last}")),
     }
 }
 

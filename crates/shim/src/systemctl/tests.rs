@@ -193,6 +193,7 @@ fn the_status_block_is_what_kubeadm_reads() {
      Active: active (running) since Sun 2026-11-22 07:26:01 UTC; 1min 2s ago
    Main PID: 60 (kubelet)
      CGroup: /system.slice/u7s.service/node/init
+             `-60 kubelet
 "
     );
 }
@@ -237,7 +238,10 @@ fn units_that_are_not_there_are_named_as_systemctl_does() {
     assert_eq!(said("start foo"), ("Failed to start foo.service: Unit foo.service not found.\n".into(), 5));
     assert_eq!(said("stop foo"), ("Failed to stop foo.service: Unit foo.service not loaded.\n".into(), 5));
     assert_eq!(said("enable foo"), ("Failed to enable unit: Unit foo.service does not exist\n".into(), 1));
-    assert_eq!(said("try-restart foo"), (String::new(), 0));
+    assert_eq!(
+        said("try-restart foo"),
+        ("Failed to try-restart foo.service: Unit foo.service not found.\n".into(), 5)
+    );
     assert_eq!(said("daemon-reload"), (String::new(), 0));
 }
 
@@ -293,4 +297,52 @@ fn orders_become_requests_and_their_failures_sentences() {
         act(&inside("reload kubelet"), &[]).stderr,
         "Failed to reload kubelet.service: Job type reload is not applicable for unit kubelet.service.\n"
     );
+    assert_eq!(act(&inside("reload kubelet"), &[]).code, 3);
+    // Read off a real one: `systemctl enable nope t-never` leaves t-never disabled.
+    assert_eq!(inside("enable nope kubelet").requests(|_| true), []);
+    assert_eq!(inside("disable --now nope kubelet").requests(|_| true), []);
+}
+
+/// Read off systemd 257: `Process: 180 ExecStart=… (code=exited, status=7)`, `(code=killed, signal=KILL)`.
+#[test]
+fn a_component_that_ended_shows_how_in_systemds_words() {
+    use ActiveState::{Activating, Active, Failed, Inactive};
+    let shown = |active, pid, last: &str| {
+        asked("status kubelet", Some(&status(component(ComponentName::Kubelet, active, pid, Some(last))))).0
+    };
+    let line = |text: &str| text.lines().find(|line| line.contains("Process:")).map(str::to_owned);
+    let cases = [
+        (Failed, None, "exited, status=7", Some("    Process: kubelet (code=exited, status=7)")),
+        (Failed, None, "signal, status=9/KILL", Some("    Process: kubelet (code=killed, signal=KILL)")),
+        (Activating, None, "exited, status=1", Some("    Process: kubelet (code=exited, status=1)")),
+        (Active, Some(1060), "exited, status=1", None),
+        (Inactive, None, "exited, status=0", None),
+    ];
+    for (active, pid, last, expected) in cases {
+        assert_eq!(line(&shown(active, pid, last)).as_deref(), expected, "{last}");
+    }
+}
+
+#[test]
+fn show_of_a_service_that_is_not_there_has_the_properties_of_a_service() {
+    let running = running();
+    assert_eq!(
+        asked("show -p MainPID,Result,LoadState,UnitFileState,CanStart nope", Some(&running)).0,
+        "MainPID=0\nResult=success\nLoadState=not-found\nUnitFileState=\nCanStart=no\n"
+    );
+    assert_eq!(asked("show -p MainPID,LoadState nope.socket", Some(&running)).0, "LoadState=not-found\n");
+}
+
+/// The status comes from the node's user; the answer goes to root's terminal.
+#[test]
+fn s39_nothing_that_the_supervisor_says_commands_the_terminal() {
+    let mut hostile = component(ComponentName::Kubelet, ActiveState::Failed, None, Some("\u{1b}[2J"));
+    hostile.description = "x\u{1b}]0;y\u{7}\nFake: line".into();
+    let mut hostile = status(hostile);
+    hostile.cgroup = "/a\u{9b}31m".into();
+    for call in ["status kubelet crio", "show kubelet crio"] {
+        let (text, _, _) = asked(call, Some(&hostile));
+        assert!(!text.chars().any(|char| char.is_control() && char != '\n'), "{text:?}");
+        assert!(!text.contains("\nFake"), "{text}");
+    }
 }
