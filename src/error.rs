@@ -55,6 +55,12 @@ pub enum Error {
         /// Where it should be.
         path: PathBuf,
     },
+    /// What should be the real program is this shim itself: it would call itself without end.
+    #[error("{} is u7s's own shim, not the real program", path.display())]
+    Recursion {
+        /// Where the real one should be.
+        path: PathBuf,
+    },
     /// The question was not answered with yes.
     ///
     /// Source: kubernetes, cmd/kubeadm/app/util/util.go, `InteractivelyConfirmAction`.

@@ -11,6 +11,7 @@ use u7s_host::enter;
 use u7s_host::oci::{bundle, fit_bundle};
 use u7s_plan::oci::Change;
 
+use super::machine;
 use crate::{End, Error};
 
 /// The real runtime, inside.
@@ -27,7 +28,7 @@ const MAX_LOG: u64 = 1 << 20;
 /// Fits the bundle where there is one, then becomes crun with the same arguments; `argv` is without the program's name.
 ///
 /// # Errors
-/// `Oci`: the specification cannot be read or written. `Missing`: crun.
+/// `Oci`: the specification cannot be read or written. `Missing`, `Recursion`: crun.
 pub fn run(argv: &[OsString]) -> Result<End, Error> {
     if let Some(bundle) = bundle(argv) {
         let changes = fit_bundle(&bundle)?;
@@ -36,10 +37,7 @@ pub fn run(argv: &[OsString]) -> Result<End, Error> {
             let _ = note(Path::new(LOG), &bundle, &changes);
         }
     }
-    if !Path::new(CRUN).exists() {
-        return Err(Error::Missing { path: CRUN.into() });
-    }
-    let source = Command::new(CRUN).args(argv).exec();
+    let source = Command::new(machine::real(Path::new(CRUN))?).args(argv).exec();
     Err(enter::Error::Watch { program: CRUN.into(), source }.into())
 }
 

@@ -81,6 +81,20 @@ pub(super) fn not_privileged(command: &str) -> Error {
     need("IsPrivilegedUser", "user is not running as root", format!("sudo {command}"))
 }
 
+/// Makes sure that the real program is there, and is not this one (S9).
+///
+/// # Errors
+/// `Missing`, `Recursion`.
+pub(super) fn real(path: &Path) -> Result<&Path, Error> {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |path: &Path| std::fs::metadata(path).map(|seen| (seen.dev(), seen.ino()));
+    match (identity(path), identity(Path::new("/proc/self/exe"))) {
+        (Err(_), _) => Err(Error::Missing { path: path.to_owned() }),
+        (Ok(theirs), Ok(own)) if theirs == own => Err(Error::Recursion { path: path.to_owned() }),
+        (Ok(_), _) => Ok(path),
+    }
+}
+
 /// One need that stops the run.
 pub(super) fn need(id: &str, message: &str, remedy: String) -> Error {
     Error::Unmet(vec![Unmet { id: id.into(), message: message.into(), remedy, level: Level::Error }])
@@ -90,4 +104,19 @@ pub(super) fn need(id: &str, message: &str, remedy: String) -> Error {
 pub(super) fn no_namespace() -> Error {
     let remedy = "systemctl start u7s.service for a node that was made before, kubeadm init for a new one";
     need("Namespace", "the node's namespaces do not run", remedy.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s9_a_shim_in_place_of_the_real_program_is_not_called() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("kubeadm");
+        assert!(matches!(real(&link), Err(Error::Missing { .. })));
+        std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &link).unwrap();
+        assert!(matches!(real(&link), Err(Error::Recursion { .. })));
+        assert!(real(Path::new("/bin/sh")).is_ok());
+    }
 }

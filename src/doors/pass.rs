@@ -65,6 +65,7 @@ fn known_user() -> Result<Option<UserFact>, Error> {
 }
 
 fn within(argv: &[OsString], user: &UserFact) -> Result<End, Error> {
+    machine::real(Path::new(KUBEADM))?;
     let target = match Target::find(user) {
         Err(enter::Error::Control(control::Error::NotRunning { .. })) => return Err(machine::no_namespace()),
         found => found?,
@@ -73,7 +74,7 @@ fn within(argv: &[OsString], user: &UserFact) -> Result<End, Error> {
 }
 
 fn on_host(argv: &[OsString]) -> Result<End, Error> {
-    there()?;
+    machine::real(Path::new(KUBEADM))?;
     run(Entry::on_host(NOBODY, NOBODY, command(argv)), argv)
 }
 
@@ -92,9 +93,10 @@ fn run(mut entry: Entry<'_>, argv: &[OsString]) -> Result<End, Error> {
 
 /// The caller's own rights are what this command may have: it takes our place.
 fn here(argv: &[OsString]) -> Error {
-    if let Err(missing) = there() {
-        return missing;
-    }
+    let program = match machine::real(Path::new(KUBEADM)) {
+        Ok(program) => program,
+        Err(unusable) => return unusable,
+    };
     let caller = std::env::vars_os();
     let environment = if enter::inside() {
         Environment::inside(caller)
@@ -102,11 +104,7 @@ fn here(argv: &[OsString]) -> Error {
         let home = std::env::var_os("HOME").unwrap_or_else(|| "/".into());
         Environment::unprivileged(caller).with("HOME", home)
     };
-    enter::exec_here(Path::new(KUBEADM), argv.iter().cloned(), &environment).into()
-}
-
-fn there() -> Result<(), Error> {
-    if Path::new(KUBEADM).exists() { Ok(()) } else { Err(Error::Missing { path: KUBEADM.into() }) }
+    enter::exec_here(program, argv.iter().cloned(), &environment).into()
 }
 
 fn command(argv: &[OsString]) -> impl Iterator<Item = OsString> {

@@ -92,8 +92,7 @@ fn order(ours: &Ours, client: Option<&Client>) -> Rendered {
 /// Root's environment is cut down to the allow-list (S8). Others gain nothing by theirs, and need it: `--user` finds its
 /// manager by it.
 fn real(argv: &[OsString]) -> Result<Command, Error> {
-    there()?;
-    let mut command = Command::new(SYSTEMCTL);
+    let mut command = Command::new(machine::real(Path::new(SYSTEMCTL))?);
     command.args(argv);
     if machine::effective_uid() == 0 {
         let environment = Environment::unprivileged(std::env::vars_os());
@@ -116,8 +115,4 @@ fn run_real(argv: &[OsString]) -> Result<End, Error> {
 
 fn failed(source: std::io::Error) -> Error {
     enter::Error::Watch { program: SYSTEMCTL.into(), source }.into()
-}
-
-fn there() -> Result<(), Error> {
-    if Path::new(SYSTEMCTL).exists() { Ok(()) } else { Err(Error::Missing { path: SYSTEMCTL.into() }) }
 }

@@ -132,10 +132,10 @@ fn contents(path: &Path, directory: &File) -> Result<Vec<(OsString, Vec<u8>)>, E
     Ok(files)
 }
 
-/// Reads the file that `path` names here, whole, as [`carry`] does: for documents that we parse ourselves.
+/// Reads the file that `path` names here, whole and bounded: for documents that we parse ourselves.
 ///
 /// # Errors
-/// As [`carry`]; a missing file, a directory or a device are `File`.
+/// `TooLarge`, `Silent`, `Link`; a missing file, a directory or a device are `File`.
 pub fn read_argument(path: &Path) -> Result<Vec<u8>, Error> {
     let failed = |errno: Errno| Error::File { path: path.to_owned(), source: errno.into() };
     let file = open(path)?.ok_or_else(|| failed(Errno::ENOENT))?;
