@@ -109,9 +109,10 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // Its pid 1 first, while its parent keeps the number from being another process'.
-        let _ =
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), nix::sys::signal::Signal::SIGKILL);
+        // All that ever was in the node, also what a failed test left there.
+        if let Some(top) = self.cgroup.ancestors().nth(3) {
+            let _ = fs::write(top.join("cgroup.kill"), "1");
+        }
         let _ = self.parent.kill();
         let _ = self.parent.wait();
         let until = Instant::now() + SOON;
