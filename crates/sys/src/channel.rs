@@ -1,12 +1,10 @@
 //! Packets with descriptors over a pair of seqpacket sockets.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
-    socketpair,
-};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 
 use crate::Error;
 
@@ -39,28 +37,74 @@ pub fn send(socket: BorrowedFd<'_>, packet: &[u8], descriptors: &[BorrowedFd<'_>
 /// Receives one packet into `buffer`; never blocks.
 ///
 /// Shape: its length, 0 at the end of the stream, and its descriptors (close-on-exec), owned by the caller.
+/// They are fewer than were sent when this process or the system had no room for more (EMFILE, ENFILE).
+///
+/// A sender is not trusted: whatever it sent is either returned or closed.
 ///
 /// # Errors
-/// [`Error::Call`]: EAGAIN, nothing is there. [`Error::Answer`]: the packet or its descriptors did not fit.
+/// [`Error::Call`]: EAGAIN, nothing is there. [`Error::Answer`]: the packet did not fit, or it brought more than
+/// [`MAX_DESCRIPTORS`].
+///
+/// nix refuses to tell the descriptors of a cut control message, which the kernel has installed all the same.
+///
+/// Source: unix(7), "Ancillary messages": descriptors beyond the room are closed, MSG_CTRUNC is set.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Error> {
-    let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
-    let mut parts = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)
-        .map_err(Error::call("recvmsg"))?;
-    let mut descriptors = Vec::new();
-    for item in message.cmsgs().map_err(Error::call("recvmsg"))? {
-        if let ControlMessageOwned::ScmRights(raw) = item {
-            descriptors.extend(raw.into_iter().map(own));
-        }
-    }
-    if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+    let mut control = Control([0; CONTROL_WORDS]);
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: msghdr is a C structure of pointers and numbers, for which all zeroes is a valid value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = size_of::<Control>();
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: recvmsg writes at most the lengths given to the buffers of `message`; both outlive the call.
+    let answer = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let length = Errno::result(answer).map_err(Error::call("recvmsg"))?.unsigned_abs();
+    let descriptors = descriptors_of(&message);
+    if message.msg_flags & libc::MSG_TRUNC != 0 || descriptors.len() > MAX_DESCRIPTORS {
         return Err(Error::Answer { call: "recvmsg", expected: "a packet that fits" });
     }
-    Ok((message.bytes, descriptors))
+    Ok((length, descriptors))
 }
 
-fn own(raw: RawFd) -> OwnedFd {
+/// Room for the largest control message that the kernel passes, so that a hostile one is seen whole and closed.
+///
+/// Source: include/net/scm.h, `SCM_MAX_FD`: 253 descriptors of four bytes, behind a header of two words.
+const CONTROL_WORDS: usize = 2 + 253_usize.div_ceil(2);
+
+/// Memory of control messages, aligned as their headers are.
+#[repr(C, align(8))]
+struct Control([u64; CONTROL_WORDS]);
+
+/// Takes over all descriptors that a received message brought.
+fn descriptors_of(message: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut descriptors = Vec::new();
+    // SAFETY: CMSG_FIRSTHDR reads the control pointer and length, which recvmsg has set to what it wrote.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
+    while !next.is_null() {
+        // SAFETY: a pointer of CMSG_FIRSTHDR or CMSG_NXTHDR that is not null points to a whole, aligned header
+        // within the control buffer, which the caller still holds.
+        let header = unsafe { next.read() };
+        if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
+            // SAFETY: CMSG_LEN only computes.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            let count = header.cmsg_len.saturating_sub(head) / size_of::<RawFd>();
+            // SAFETY: CMSG_DATA only computes; the header is within the buffer.
+            let data = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
+            descriptors.extend((0..count).map(|index| own(data, index)));
+        }
+        // SAFETY: `next` came from CMSG_FIRSTHDR or CMSG_NXTHDR of this very message.
+        next = unsafe { libc::CMSG_NXTHDR(message, next) };
+    }
+    descriptors
+}
+
+fn own(data: *const RawFd, index: usize) -> OwnedFd {
+    // SAFETY: the kernel wrote `cmsg_len` bytes of numbers, of which `index` is one.
+    let place = unsafe { data.add(index) };
+    // SAFETY: as above; SCM_RIGHTS promises no alignment beyond the header's, which is that of a RawFd at least.
+    let raw = unsafe { place.read_unaligned() };
     // SAFETY: SCM_RIGHTS installed this number as a new descriptor of this process during recvmsg; nobody else owns it.
     unsafe { OwnedFd::from_raw_fd(raw) }
 }
@@ -97,5 +141,30 @@ mod tests {
         send(ours.as_fd(), b"longer than four", &[]).unwrap();
         let error = receive(theirs.as_fd(), &mut [0; 4]).unwrap_err();
         assert_eq!(error.to_string(), "recvmsg: unexpected answer, a packet that fits was expected");
+    }
+
+    /// Descriptors of this test's sockets and pipe: other tests of this process open and close their own meanwhile.
+    fn links_to(pipe: &str) -> usize {
+        let entries = std::fs::read_dir("/proc/self/fd").unwrap();
+        entries
+            .filter(|entry| {
+                std::fs::read_link(entry.as_ref().unwrap().path()).is_ok_and(|link| link.as_os_str() == pipe)
+            })
+            .count()
+    }
+
+    #[test]
+    fn descriptors_that_nobody_asked_for_are_closed() {
+        let (ours, theirs) = pair().unwrap();
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", reader.as_raw_fd())).unwrap();
+        let link = link.to_str().unwrap();
+        let before = links_to(link);
+        for count in [MAX_DESCRIPTORS + 1, 253] {
+            send(ours.as_fd(), b"x", &vec![reader.as_fd(); count]).unwrap();
+            let error = receive(theirs.as_fd(), &mut [0; 4]).unwrap_err();
+            assert_eq!(error.errno(), None, "{error}");
+            assert_eq!(links_to(link), before, "{count} descriptors");
+        }
     }
 }
