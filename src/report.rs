@@ -164,7 +164,7 @@ fn hints(error: &Error) -> Vec<&'static str> {
         ],
         Error::Host(error) => host_hints(error),
         Error::Control(_) | Error::Enter(_) => vec!["journalctl -u u7s.service -n 50"],
-        Error::Config(_) => vec!["man u7s-config(5)"],
+        Error::Config(_) => vec!["every key is explained in /etc/u7s/config.toml"],
         Error::Inside => vec!["exit, then run it on the host"],
         Error::Reset(_) => vec!["kubeadm reset    (again: what is done already holds)"],
         Error::Declined => vec!["kubeadm reset --force"],
