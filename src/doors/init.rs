@@ -27,11 +27,12 @@ pub(super) fn run(request: &request::Init) -> Result<End, Error> {
         return Err(machine::not_privileged("kubeadm init"));
     }
     let config = machine::config()?;
+    // Facts that another run is just changing are worth nothing.
+    let _lock = Lock::take()?;
     let outcome = plan(&config, request)?;
     failpoint(Border::Before, Phase::Preflight);
     preflight(&outcome)?;
     failpoint(Border::After, Phase::Preflight);
-    let _lock = Lock::take()?;
     let (outcome, tally) = apply(&config, request, outcome)?;
     report::result(&closing(&outcome, tally))?;
     Ok(End::OK)
