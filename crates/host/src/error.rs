@@ -256,6 +256,15 @@ pub enum Error {
         /// How it ended.
         status: crate::enter::Status,
     },
+    /// The cluster of an earlier init is whole and does not answer: nothing is made anew over it.
+    #[error(
+        "the cluster of an earlier init is here, but its API server was not ready within {seconds} s; see: \
+         u7s status; journalctl -t kubelet; to begin anew: kubeadm reset"
+    )]
+    ClusterDown {
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// Several things went wrong in one step that goes on after errors.
     #[error("{}", .errors.iter().map(whole).collect::<Vec<_>>().join("; "))]
     Several {

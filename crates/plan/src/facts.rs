@@ -165,4 +165,8 @@ pub struct ClusterFact {
     pub manifests: Vec<String>,
     /// `/readyz` of the local API server answered ok.
     pub api_ready: bool,
+    /// The node's user has begun a cluster here: kubelet.conf or a manifest is its own.
+    pub begun: bool,
+    /// An earlier init came to its last phase: the running supervisor has the kubelet enabled, and kubelet.conf is there.
+    pub finished: bool,
 }

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::facts::Facts;
 use crate::host;
 use crate::kubeadm::{self, Input, NodeFacts, Output};
-use crate::need::{Level, Unmet};
+use crate::need::{Ignored, Level, Unmet};
 use crate::node::NodeSpec;
 use crate::preflight;
 use crate::request;
@@ -81,12 +81,10 @@ pub fn init(
     facts: &Facts,
 ) -> Result<Outcome, kubeadm::Error> {
     let node_ip = node_ip(request, &docs.documents, facts);
-    let merged = kubeadm::merge(&Input {
-        request,
-        documents: docs.documents,
-        user_patches: docs.patches,
-        node: node_facts(config, facts, node_ip),
-    })?;
+    let node =
+        NodeFacts { ignored: traces(facts, request, &docs.documents), ..node_facts(config, facts, node_ip) };
+    let merged =
+        kubeadm::merge(&Input { request, documents: docs.documents, user_patches: docs.patches, node })?;
     let unmet = judge(preflight::needs(config, facts, &merged), &merged);
     let degraded: Vec<String> = preflight::DEGRADING
         .into_iter()
@@ -162,9 +160,36 @@ fn node_facts(config: &Config, facts: &Facts, node_ip: Ipv4Addr) -> NodeFacts {
         patches_dir: host::PATCHES_DIR.into(),
         cri_socket: host::CRI_SOCKET.into(),
         degraded: !preflight::missing_controllers(facts).is_empty(),
-        ignored: crate::need::Ignored::default(),
+        ignored: Ignored::default(),
         timeout_factor: config.timeout_factor,
     }
+}
+
+/// What kubeadm's own preflight inside would take for another cluster: the traces of a run of ours that was killed.
+///
+/// kubeadm's phases may be run again, each uses what is there. A finished cluster is not begun again: nothing is ignored.
+///
+/// Source: kubernetes 1.34.4, cmd/kubeadm/app/preflight/checks.go, `RunInitNodeChecks` and the names of its checks.
+fn traces(facts: &Facts, request: &request::Init, documents: &[Value]) -> Ignored {
+    if !facts.cluster.begun || facts.cluster.finished {
+        return Ignored::default();
+    }
+    let manifests = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd"]
+        .map(|name| format!("FileAvailable--etc-kubernetes-manifests-{name}.yaml"));
+    let field = |kind: &str, path: &[&str]| {
+        let document = documents.iter().find(|document| document["kind"] == kind)?;
+        path.iter().try_fold(document, |value, key| value.get(key)).cloned()
+    };
+    let flag = request.value("apiserver-bind-port").map(Value::from);
+    let port = flag.or_else(|| field("InitConfiguration", &["localAPIEndpoint", "bindPort"]));
+    let port = port.map_or_else(
+        || "6443".to_owned(),
+        |port| port.as_str().map_or_else(|| port.to_string(), str::to_owned),
+    );
+    let data = field("ClusterConfiguration", &["etcd", "local", "dataDir"]);
+    let data = data.as_ref().and_then(Value::as_str).unwrap_or("/var/lib/etcd").replace('/', "-");
+    let ports = [port.as_str(), "10250", "10257", "10259", "2379", "2380"].map(|port| format!("Port-{port}"));
+    Ignored::new(manifests.into_iter().chain(ports).chain([format!("DirAvailable-{data}")]))
 }
 
 /// The address that the user advertises if it is one of this host's, else the uplink's.

@@ -220,8 +220,8 @@ pub enum Action {
         argv: Vec<String>,
         /// A document passed by a sealed memory file, not by a path on disk.
         config: Option<SecretString>,
-        /// It holds when this file exists inside and the API server is ready.
-        done_when: Option<PathBuf>,
+        /// It holds when this does.
+        done_when: Option<Done>,
         /// Deadline, seconds.
         seconds: u64,
     },
@@ -251,6 +251,19 @@ pub enum Action {
     /// Undoes what undo.json holds, last change first: sysctls, device modes, owners, directories that were not there and are
     /// empty, subordinate ids and the user if [`Action::AddSubids`] and [`Action::CreateUser`] made them. Then removes it.
     RestoreHost,
+}
+
+/// What tells that the real kubeadm came to its end, so that it is not run again.
+///
+/// It holds when the file exists, the API server is ready, and either the kubelet is enabled, which is init's own last
+/// phase, or the objects are there, which kubeadm makes last. The kubelet's mark comes first: what an administrator took
+/// out of a finished cluster stays out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// Made early; without it there is no cluster to ask.
+    pub file: PathBuf,
+    /// Namespace and objects as kubectl names them; no object where all phases that make one are skipped.
+    pub objects: (&'static str, &'static [&'static str]),
 }
 
 impl Plan {

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use secrecy::ExposeSecret;
 use u7s_plan::config::{self, Config};
-use u7s_plan::facts::Facts;
+use u7s_plan::facts::{Facts, Listener};
 use u7s_plan::init::{Docs, Outcome};
 use u7s_plan::need::Level;
 use u7s_plan::request::{Init, Reset};
-use u7s_plan::step::Phase;
+use u7s_plan::step::{Action, Phase};
 use u7s_plan::{host, init, reset};
 
 mod common;
@@ -114,6 +115,53 @@ fn a_host_without_the_user_is_planned_in_two_rounds() {
     ] {
         assert!(text.contains(line), "{text}");
     }
+}
+
+/// What kubeadm is told to ignore.
+fn kubeadm_ignores(outcome: &Outcome) -> Vec<String> {
+    let steps = outcome.plan.phases.iter().flat_map(|phase| &phase.steps);
+    let mut config = steps.filter_map(|step| match &step.action {
+        Action::Run { config, .. } => config.clone(),
+        _ => None,
+    });
+    let text = config.next_back().map(|text| text.expose_secret().to_owned()).unwrap_or_default();
+    let first = text.split("---\n").next().unwrap_or_default();
+    let init: serde_json::Value = serde_json::from_str(first).unwrap_or_default();
+    let list = init["nodeRegistration"]["ignorePreflightErrors"].as_array().cloned().unwrap_or_default();
+    list.iter().filter_map(|id| id.as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn f18_kubeadm_goes_on_where_a_killed_run_of_it_left_off() {
+    let mut facts = machine();
+    assert_eq!(kubeadm_ignores(&planned(&facts, &Init::default())), [""; 0]);
+    facts.cluster.begun = true;
+    let request = flags(&[("apiserver-bind-port", "7443")]);
+    let expected = [
+        "diravailable--var-lib-etcd",
+        "fileavailable--etc-kubernetes-manifests-etcd.yaml",
+        "fileavailable--etc-kubernetes-manifests-kube-apiserver.yaml",
+        "fileavailable--etc-kubernetes-manifests-kube-controller-manager.yaml",
+        "fileavailable--etc-kubernetes-manifests-kube-scheduler.yaml",
+        "port-10250",
+        "port-10257",
+        "port-10259",
+        "port-2379",
+        "port-2380",
+        "port-7443",
+    ];
+    assert_eq!(kubeadm_ignores(&planned(&facts, &request)), expected);
+    // Those are ports inside: the host's own are judged as ever.
+    facts.listeners = vec![Listener {
+        address: [0, 0, 0, 0].into(),
+        port: 7443,
+        owner: Some((1, "x".into())),
+        ours: false,
+    }];
+    let errors = planned(&facts, &request).errors().map(|need| need.id.clone()).collect::<Vec<_>>();
+    assert_eq!(errors, ["Port-7443"]);
+    facts.cluster.finished = true;
+    assert_eq!(kubeadm_ignores(&planned(&facts, &request)), [""; 0]);
 }
 
 #[test]

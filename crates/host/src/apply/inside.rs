@@ -8,6 +8,7 @@ use u7s_plan::control::{ActiveState, Request};
 use u7s_plan::crio::STORE;
 use u7s_plan::facts::UserFact;
 use u7s_plan::node::ComponentName;
+use u7s_plan::step::Done;
 
 use super::{Applier, Ended, images};
 use crate::child::last_line;
@@ -35,13 +36,13 @@ impl Applier<'_> {
         &mut self,
         argv: &[String],
         config: Option<&SecretString>,
-        done_when: Option<&Path>,
+        done_when: Option<&Done>,
         limit: Duration,
     ) -> Result<Ended, Error> {
         let user = self.user()?;
-        if let Some(path) = done_when
-            && files::stat(path)?.is_some()
-            && self.comes_up(&user, limit / 15)?
+        if let Some(done) = done_when
+            && files::stat(&done.file)?.is_some()
+            && self.stands(&user, done, limit / 15)?
         {
             return Ok(Ended::Held);
         }
@@ -60,25 +61,46 @@ impl Applier<'_> {
         }
     }
 
-    /// The cluster was made by an earlier run: its API server comes up by itself once the kubelet runs, which no later
-    /// step may have enabled yet. False if it does not in time: then the program runs, and says what is there already.
-    fn comes_up(&mut self, user: &UserFact, limit: Duration) -> Result<bool, Error> {
+    /// Whether the cluster of an earlier run is whole. False: the program runs again and completes what is there.
+    ///
+    /// A finished one whose API server stays silent is an error: what ails it is not mended by making it anew, and
+    /// the administrator may have changed its manifests.
+    fn stands(&mut self, user: &UserFact, done: &Done, limit: Duration) -> Result<bool, Error> {
         let client = Client::new(user.uid);
-        let runs = |state| matches!(state, ActiveState::Active | ActiveState::Activating);
-        let kubelet =
-            client.status()?.components.into_iter().find(|seen| seen.name == ComponentName::Kubelet);
-        if kubelet.is_some_and(|kubelet| !runs(kubelet.active)) {
-            client.done(&Request::Start { component: ComponentName::Kubelet })?;
+        let status = client.status()?;
+        let kubelet = probe::kubelet(&status);
+        let finished = kubelet.is_some_and(|kubelet| kubelet.enabled);
+        let runs =
+            kubelet.is_some_and(|seen| matches!(seen.active, ActiveState::Active | ActiveState::Activating));
+        if !runs {
+            match client.done(&Request::Start { component: ComponentName::Kubelet }) {
+                // Without its configuration it is refused: the earlier run did not come so far.
+                Err(crate::control::Error::Refused { .. }) if !finished => return Ok(false),
+                started => started?,
+            }
         }
+        if programs::needed("kubectl").is_err() {
+            // Nobody else can ask the API server.
+            return Ok(finished);
+        }
+        if self.comes_up(user, limit) {
+            let (namespace, objects) = done.objects;
+            return Ok(finished || probe::api_has(user, namespace, objects, Duration::from_secs(10)));
+        }
+        if finished { Err(Error::ClusterDown { seconds: limit.as_secs() }) } else { Ok(false) }
+    }
+
+    /// The API server comes up by itself once the kubelet runs.
+    fn comes_up(&mut self, user: &UserFact, limit: Duration) -> bool {
         let began = Instant::now();
         while began.elapsed() < limit {
             if probe::api_ready(user, Duration::from_secs(5)) {
-                return Ok(true);
+                return true;
             }
             self.waiting("waiting for the API server of the existing cluster", began, limit);
             std::thread::sleep(ASK_AGAIN);
         }
-        Ok(false)
+        false
     }
 
     /// Images that the store has under the same name and digest are left alone.

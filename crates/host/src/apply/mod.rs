@@ -183,7 +183,7 @@ impl<'a> Applier<'a> {
             Action::EnableComponent { component, enabled } => self.enable_component(*component, *enabled),
             Action::LoadImages { source } => self.load_images(source),
             Action::Run { argv, config, done_when, seconds } => {
-                self.run_inside(argv, config.as_ref(), done_when.as_deref(), Duration::from_secs(*seconds))
+                self.run_inside(argv, config.as_ref(), done_when.as_ref(), Duration::from_secs(*seconds))
             }
             Action::PublishKubeconfig { source, path, owner } => self.publish(realm, source, path, owner),
             Action::UnpublishKubeconfig { path, .. } => self.unpublish(realm, path),

@@ -3,26 +3,54 @@
 use std::path::Path;
 use std::time::Duration;
 
+use u7s_plan::control::{ComponentStatus, Status};
 use u7s_plan::facts::{ClusterFact, UserFact};
 use u7s_plan::host::KUBERNETES_DIR;
+use u7s_plan::node::ComponentName;
 
 use super::names;
+use crate::control::Client;
 use crate::enter::{Entry, Input, Output, Target};
 use crate::files;
 use crate::programs;
 
-/// Looks at /etc/kubernetes, whose names are only seen, never followed; asks the API server if the node of `user` runs.
-pub(crate) fn cluster(user: Option<&UserFact>, deadline: Duration) -> ClusterFact {
+/// Looks at /etc/kubernetes, whose names are only seen, never followed; asks supervisor and API server if the node `runs`.
+pub(crate) fn cluster(user: Option<&UserFact>, runs: bool, deadline: Duration) -> ClusterFact {
     let dir = Path::new(KUBERNETES_DIR);
-    let there = |name: &str| files::stat(&dir.join(name)).ok().flatten().is_some();
+    let seen = |name: &str| files::stat(&dir.join(name)).ok().flatten();
+    let there = |name: &str| seen(name).is_some();
+    let own = |name: &str| user.is_some_and(|user| seen(name).is_some_and(|file| file.st_uid == user.uid));
+    let running = user.filter(|_| runs);
     let manifests = names(&dir.join("manifests")).into_iter().filter(|name| !name.starts_with('.'));
     let (admin_conf, kubelet_conf) = (there("admin.conf"), there("kubelet.conf"));
     ClusterFact {
         admin_conf,
         kubelet_conf,
         manifests: manifests.collect(),
-        api_ready: admin_conf && user.is_some_and(|user| api_ready(user, deadline)),
+        api_ready: admin_conf && running.is_some_and(|user| api_ready(user, deadline)),
+        begun: BEGUN.into_iter().any(own),
+        finished: kubelet_conf && running.is_some_and(finished),
     }
+}
+
+/// What kubeadm makes early, in its order.
+const BEGUN: [&str; 5] = [
+    "kubelet.conf",
+    "manifests/etcd.yaml",
+    "manifests/kube-apiserver.yaml",
+    "manifests/kube-controller-manager.yaml",
+    "manifests/kube-scheduler.yaml",
+];
+
+/// The supervisor has the kubelet enabled, which only init's last phase does.
+fn finished(user: &UserFact) -> bool {
+    let status = Client::new(user.uid).status();
+    status.is_ok_and(|status| kubelet(&status).is_some_and(|kubelet| kubelet.enabled))
+}
+
+/// The kubelet in a status.
+pub(crate) fn kubelet(status: &Status) -> Option<&ComponentStatus> {
+    status.components.iter().find(|component| component.name == ComponentName::Kubelet)
 }
 
 /// Whether the local API server says that it is ready.
@@ -30,14 +58,27 @@ pub(crate) fn cluster(user: Option<&UserFact>, deadline: Duration) -> ClusterFac
 /// By kubectl inside, as the node's user: TLS and an admin.conf that this user may have written are not for root.
 /// Anything but a plain yes in time is a no; without kubectl too.
 pub(crate) fn api_ready(user: &UserFact, deadline: Duration) -> bool {
-    let Ok(kubectl) = programs::needed("kubectl") else { return false };
-    let Ok(target) = Target::find(user) else { return false };
+    kubectl(user, &["get", "--raw", "/readyz"], deadline).is_some_and(|said| said.trim_ascii() == b"ok")
+}
+
+/// Whether the API server has all of these objects; as [`api_ready`].
+pub(crate) fn api_has(user: &UserFact, namespace: &str, objects: &[&str], deadline: Duration) -> bool {
+    let namespace = format!("--namespace={namespace}");
+    let argv: Vec<&str> =
+        ["get", &namespace, "--output=name"].into_iter().chain(objects.iter().copied()).collect();
+    objects.is_empty() || kubectl(user, &argv, deadline).is_some()
+}
+
+/// What kubectl said, at most 4 KiB; `None` if it failed, or not in time.
+fn kubectl(user: &UserFact, words: &[&str], deadline: Duration) -> Option<Vec<u8>> {
+    let kubectl = programs::needed("kubectl").ok()?;
+    let target = Target::find(user).ok()?;
     let timeout = format!("--request-timeout={}s", deadline.as_secs().max(1));
     let argv = [kubectl.as_os_str(), "--kubeconfig=/etc/kubernetes/admin.conf".as_ref(), timeout.as_ref()]
         .into_iter()
-        .chain(["get", "--raw", "/readyz"].map(AsRef::as_ref));
+        .chain(words.iter().map(AsRef::as_ref));
     let asked = Entry::inside(&target, argv).directory("/").input(Input::Null).output(Output::Capture(4096));
     // The client needs its own start on top of the request.
-    let answer = asked.deadline(deadline + Duration::from_secs(5)).run();
-    answer.is_ok_and(|ended| ended.status.success() && ended.stdout.trim_ascii() == b"ok")
+    let ended = asked.deadline(deadline + Duration::from_secs(5)).run().ok()?;
+    ended.status.success().then_some(ended.stdout)
 }

@@ -22,7 +22,7 @@ mod network;
 mod tools;
 mod users;
 
-pub(crate) use cluster::api_ready;
+pub(crate) use cluster::{api_has, api_ready, kubelet};
 pub use documents::{Patch, document, patches};
 pub(crate) use machine::{Modules, sysctl};
 pub use users::find as user;
@@ -61,7 +61,7 @@ pub fn facts(config: &Config) -> Result<Facts, Error> {
     };
     machine::fill(&mut facts);
     users::fill(&mut facts, &config.user);
-    facts.cluster = cluster::cluster(facts.user.as_ref().filter(|_| running), deadline);
+    facts.cluster = cluster::cluster(facts.user.as_ref(), running, deadline);
     Ok(facts)
 }
 

@@ -11,7 +11,7 @@ use crate::host;
 use crate::kubeadm::{self, Output};
 use crate::node::{self, ComponentName, NodeSpec};
 use crate::preflight;
-use crate::step::{Action, Owner, Phase, Plan, Step};
+use crate::step::{Action, Done, Owner, Phase, Plan, Step};
 use crate::subid;
 
 use super::spec;
@@ -201,7 +201,10 @@ fn cluster(config: &Config, facts: &Facts, merged: &Output) -> Step {
         Action::Run {
             argv,
             config: Some(merged.config.clone()),
-            done_when: Some("/etc/kubernetes/kubelet.conf".into()),
+            done_when: Some(Done {
+                file: "/etc/kubernetes/kubelet.conf".into(),
+                objects: merged.last_objects,
+            }),
             seconds: 1800 * u64::from(config.timeout_factor),
         },
         "the unmodified kubeadm brings up the control plane",

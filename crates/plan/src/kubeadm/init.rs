@@ -173,7 +173,7 @@ fn is_token(token: &str) -> bool {
     token.split_once('.').is_some_and(|(id, secret)| right(id, 6) && right(secret, 16))
 }
 
-/// Flag, configuration and the node's own needs together, written into the configuration.
+/// Flag, configuration and the node's own needs together, written into the configuration; gives the user's own.
 fn ignored(init: &mut Document, input: &Input<'_>) -> Result<Ignored, Error> {
     let path = ["nodeRegistration", "ignorePreflightErrors"];
     let configured = items(init, &path).iter().filter_map(Value::as_str);
@@ -183,11 +183,12 @@ fn ignored(init: &mut Document, input: &Input<'_>) -> Result<Ignored, Error> {
         let why = "don't specify individual checks if 'all' is used".to_owned();
         return Err(Error::Invalid { path: "ignore-preflight-errors".into(), why });
     }
-    let ignored = if all { asked } else { Ignored::new(asked.ids().chain(input.node.ignored.ids())) };
+    let ours = input.node.ignored.ids().filter(|_| !all);
+    let ignored = Ignored::new(asked.ids().chain(ours));
     if ignored.ids().next().is_some() {
         set(init, &path, ignored.ids().map(Value::from).collect::<Vec<_>>())?;
     }
-    Ok(ignored)
+    Ok(asked)
 }
 
 /// Whether ordinary pods are kept away; without a list kubeadm sets the control plane's taint.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::documents;
 use super::kubelet::Fragment;
-use super::{Error, Input, Output, cluster, fields, flags, init, network, patches, proxy, render};
+use super::{Error, Input, Output, cluster, fields, flags, init, last, network, patches, proxy, render};
 use crate::request;
 
 /// Completes the user's flags and documents with what a rootless node needs.
@@ -46,6 +46,7 @@ pub fn merge(input: &Input<'_>) -> Result<Output, Error> {
         audit: cluster.audit,
         dry_run: init.dry_run,
         ignored: init.ignored,
+        last_objects: last::objects(&documents.cluster, &init.skip_phases),
         skip_phases: init.skip_phases,
         pass_flags,
     })

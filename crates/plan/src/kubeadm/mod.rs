@@ -21,6 +21,7 @@ mod fields;
 mod flags;
 mod init;
 mod kubelet;
+mod last;
 mod merge;
 mod network;
 mod patches;
@@ -111,10 +112,13 @@ pub struct Output {
     pub audit: bool,
     /// A dry run was asked for, by flag or in the InitConfiguration.
     pub dry_run: bool,
-    /// Preflight ids to ignore: flag, configuration and [`NodeFacts::ignored`] together.
+    /// Preflight ids that the user wants ignored, by flag and configuration; without [`NodeFacts::ignored`], which are for
+    /// kubeadm's checks inside alone.
     pub ignored: Ignored,
     /// Phases that kubeadm will skip, by flag or configuration.
     pub skip_phases: Vec<String>,
+    /// What kubeadm makes last in this cluster: a namespace and objects in it.
+    pub last_objects: (&'static str, &'static [&'static str]),
     /// Flags that kubeadm accepts beside `--config`.
     pub pass_flags: Vec<String>,
 }
