@@ -283,6 +283,15 @@ impl Bed {
         Inner { process: Process(child), log }
     }
 
+    /// Leaves only these local ports inside.
+    pub(crate) fn narrow_ports(&self, first: u16, last: u16) {
+        let target = format!("--target={}", self.init.pid());
+        let write = format!("echo {first} {last} > /proc/sys/net/ipv4/ip_local_port_range");
+        let status =
+            Command::new("nsenter").args([&target, "--user", "--net", "sh", "-c", &write]).status().unwrap();
+        assert!(status.success(), "{status}");
+    }
+
     pub(crate) fn init_pid(&self) -> i32 {
         i32::try_from(self.init.pid()).unwrap()
     }

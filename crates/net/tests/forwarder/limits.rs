@@ -190,6 +190,27 @@ pub(crate) fn orphan() {
     assert!(status.success(), "{status}");
 }
 
+pub(crate) fn used_up_ports() {
+    const PORTS: usize = 4;
+    let bed = Bed::new();
+    bed.narrow_ports(40_000, 40_000 + PORTS as u16 - 1);
+    let _inner = bed.inner(4096);
+    let service = bed.node.listen(NODE, PORT);
+    let connections: Vec<_> = (0..3 * PORTS)
+        .map(|_| {
+            let client = bed.client.connect(NODE, PORT).unwrap();
+            let server = service.accept();
+            greet(&client, &server);
+            (client, server)
+        })
+        .collect();
+    let own = connections
+        .iter()
+        .filter(|(client, server)| client.local_addr().unwrap().port() == server.peer_addr().unwrap().port());
+    println!("{} of {} by the client's own port", own.clone().count(), connections.len());
+    assert!(own.count() >= 2 * PORTS);
+}
+
 pub(crate) fn taken_port() {
     const NOBODY: u32 = 65_534;
     let bed = Bed::new();

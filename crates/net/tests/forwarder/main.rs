@@ -29,6 +29,7 @@ fn main() {
         ("an_acceptor_without_descriptors_pauses_and_resumes", limits::no_descriptors),
         ("a_killed_inner_half_is_replaced", limits::replaced),
         ("an_inner_half_that_lost_its_host_half_ends_with_its_last_connection", limits::orphan),
+        ("a_client_that_used_up_the_local_ports_is_still_served", limits::used_up_ports),
         ("a_taken_port_names_its_owner", limits::taken_port),
         ("slirp4netns_carries_packets_and_can_be_killed_and_attached_again", slirp::attach_again),
         ("slirp4netns_ends_with_its_exit_descriptor", slirp::exit_descriptor),
