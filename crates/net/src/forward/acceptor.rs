@@ -96,7 +96,7 @@ impl Acceptor {
             let may_accept = desk.pending.is_none() && desk.paused_until.is_none() && self.has_credit();
             let failed = tokio::select! {
                 biased;
-                report = link.receive() => report.map(|report| self.book(report)),
+                report = link.receive() => report.and_then(|report| self.book(report)),
                 sent = link.send(desk.pending.as_ref()), if desk.pending.is_some() => {
                     sent.map(|()| { desk.pending = None; self.spend(); })
                 }
@@ -141,9 +141,14 @@ impl Acceptor {
         }
     }
 
-    fn book(&self, report: Report) {
+    /// # Errors
+    /// [`Error::Message`]: the capacity is told twice, which only a hostile inner half does.
+    fn book(&self, report: Report) -> Result<(), Error> {
         let mut account = self.account();
         match report {
+            Report::Capacity(_) if account.capacity > 0 => {
+                return Err(Error::Message { bytes: Report::BYTES });
+            }
             Report::Capacity(capacity) => {
                 account.capacity = capacity;
                 tracing::info!(limit = capacity, "port forwarder is ready, connections at most");
@@ -156,6 +161,7 @@ impl Acceptor {
             account.said_full = false;
             tracing::info!(open = account.open, "the port forwarder accepts connections again");
         }
+        Ok(())
     }
 
     /// Lets go of an inner half that is gone, or that talks nonsense and shall go when its connections have ended.
@@ -335,4 +341,25 @@ fn watch<T: AsRawFd + Into<OwnedFd>>(owned: T) -> io::Result<AsyncFd<T>> {
 
 fn watching(source: io::Error) -> Error {
     Error::Watch { what: "the channel of the port forwarder", source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inner_half_that_talks_without_end_is_let_go() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let acceptor = Acceptor::new(Listeners(Vec::new())).unwrap();
+            let (ours, theirs) = channel::pair().unwrap();
+            acceptor.attach(ours).unwrap();
+            for _ in 0..2 {
+                channel::send(theirs.as_fd(), &Report::Capacity(9).encode(), &[]).unwrap();
+            }
+            let link = acceptor.links.borrow().clone().unwrap();
+            let error = acceptor.serve(&link, &mut Desk::default()).await;
+            assert!(matches!(error, Error::Message { .. }), "{error}");
+        });
+    }
 }

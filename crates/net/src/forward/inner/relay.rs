@@ -125,7 +125,11 @@ impl Relay {
             let opening = Opening::decode(&packet[..bytes])?;
             match descriptors.into_iter().next() {
                 Some(client) => self.begin(opening, TcpStream::from(client)),
-                None => return Err(Error::Message { bytes }),
+                // It was closed on its way, because there was no room for it: one client is lost, not all of them.
+                None => {
+                    self.say(Errno::ENFILE);
+                    self.ended += 1;
+                }
             }
         }
         Ok(())
