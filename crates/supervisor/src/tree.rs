@@ -1,10 +1,11 @@
 //! The user's own tree: directories to bind, files that the node sees instead of the host's, and what is enabled.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use u7s_plan::node::{ComponentName, NodeSpec};
 
@@ -54,9 +55,8 @@ impl Tree {
     /// A file that cannot be understood counts as empty: refusing to start the node would be worse, and `enable`
     /// writes it anew.
     pub(crate) fn enabled(&self) -> BTreeMap<ComponentName, bool> {
-        let mut text = Vec::new();
-        let read = File::open(self.units()).and_then(|file| file.take(UNITS_BYTES).read_to_end(&mut text));
-        read.ok().and_then(|_| serde_json::from_slice(&text).ok()).unwrap_or_default()
+        let text = read_plain(&self.units(), UNITS_BYTES);
+        text.ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 
     /// Remembers which components are started with the node.
@@ -87,19 +87,50 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
 }
 
 /// Writes a file by temporary sibling and rename; equal text is left alone.
+///
+/// Whoever broke out of a pod writes here too: what stands in the place of the file or its sibling, such as a FIFO, a
+/// link or a directory, is neither followed nor waited for, but put aside.
 fn replace(path: &Path, text: &[u8], mode: u32) -> Result<(), Error> {
-    if fs::read(path).is_ok_and(|old| old == text) {
+    if read_plain(path, text.len() as u64 + 1).is_ok_and(|old| old == text) {
         return Ok(());
     }
     let sibling = path.with_extension("new");
     let write = || {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&sibling)?;
+        clear(&sibling)?;
+        if fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
+            clear(path)?;
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&sibling)?;
         file.write_all(text)?;
         file.sync_all()?;
         fs::rename(&sibling, path)
     };
     write().map_err(Error::write(path))
+}
+
+/// Reads at most `limit` bytes of a regular file; anything else that has its name is refused at once.
+fn read_plain(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut text = Vec::new();
+    file.take(limit).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Frees a name. A directory is only renamed: how much is in it was decided by somebody else.
+fn clear(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(found) if !found.is_dir() => fs::remove_file(path),
+        Ok(_) => {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            fs::rename(path, path.with_extension(format!("aside-{}", since.as_nanos())))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -129,5 +160,34 @@ mod tests {
         assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o777, 0o750);
         make_dir(&made, 0o700).unwrap();
         assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o777, 0o750);
+    }
+
+    /// Puts something hostile in the place of a file.
+    fn plant(kind: &str, path: &Path) {
+        match kind {
+            "fifo" => nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            "endless" => std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+            "loop" => std::os::unix::fs::symlink(path, path).unwrap(),
+            "directory" => fs::create_dir_all(path.join("full/of/things")).unwrap(),
+            _ => fs::write(path, vec![b'x'; 1 << 24]).unwrap(),
+        }
+    }
+
+    #[test]
+    fn what_a_pod_that_broke_out_plants_in_the_tree_hangs_nobody() {
+        for kind in ["fifo", "endless", "loop", "directory", "huge"] {
+            let home = tempfile::tempdir().unwrap();
+            let tree = Tree { root: home.path().to_owned() };
+            for name in ["units.json", "units.new", "hosts", "hosts.new"] {
+                plant(kind, &home.path().join(name));
+            }
+            assert_eq!(tree.enabled(), BTreeMap::new(), "{kind}");
+            let enabled = BTreeMap::from([(ComponentName::Kubelet, true)]);
+            tree.enable(&enabled).unwrap();
+            assert_eq!(tree.enabled(), enabled, "{kind}");
+            replace(&tree.hosts(), b"127.0.0.1 localhost\n", 0o644).unwrap();
+            assert_eq!(fs::read(tree.hosts()).unwrap(), b"127.0.0.1 localhost\n", "{kind}");
+            assert!(fs::symlink_metadata(tree.hosts()).unwrap().is_file(), "{kind}");
+        }
     }
 }
