@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use nix::errno::Errno;
+
 use crate::journal::Journal;
 use crate::pid_one::PidOne;
 use crate::service::{Process, Service};
@@ -43,8 +45,16 @@ pub(crate) async fn start(
     Ok(())
 }
 
+/// Whether pid 1 is lost. What could merely not be sent to it, for its length or for want of room, is not of that kind:
+/// environment files are written inside, and a node that dies of them would die again at each start.
 fn is_fatal(error: &Error) -> bool {
-    matches!(error, Error::Deadline { .. } | Error::System { .. } | Error::Message { .. })
+    match error {
+        Error::System { source, .. } => {
+            !matches!(source.errno(), Some(Errno::EMSGSIZE | Errno::ETOOMANYREFS | Errno::ENOBUFS))
+        }
+        Error::Deadline { .. } | Error::Message { .. } => true,
+        _ => false,
+    }
 }
 
 async fn try_start(service: &Service, pid_one: &PidOne, journal: &Arc<Journal>) -> Result<Process, Error> {
@@ -57,7 +67,7 @@ async fn try_start(service: &Service, pid_one: &PidOne, journal: &Arc<Journal>) 
     let stdout = output::pipe_to(journal, service.name().as_str())?;
     let stderr = stdout.try_clone().map_err(Error::io("make a pipe"))?;
     let (inside, pidfd) = pid_one.start(argv, env, [stdout, stderr]).await?;
-    let host = pid_of(&pidfd)?;
+    let host = pid_of(&pidfd, inside)?;
     Ok(Process { inside, host, pidfd, since: Instant::now() })
 }
 
@@ -79,14 +89,27 @@ async fn read_inside(pid_one: &PidOne, path: &Path) -> Result<Option<String>, Er
     read().map(Some).map_err(Error::read(path))
 }
 
-/// Pid on the host of a process inside that is held by descriptor.
+/// Pid on the host of a process that is held by descriptor and has the pid `inside` in a pid namespace below ours.
 ///
-/// Source: pidfd_open(2); fs/pidfs.c, `pidfd_show_fdinfo`: the line `Pid:` is in the reader's pid namespace.
-fn pid_of(process: &OwnedFd) -> Result<i32, Error> {
+/// Pid 1 may be in hostile hands and lend us ourselves, by a pidfd of the control socket's other end (SO_PEERPIDFD).
+///
+/// # Errors
+/// [`Error::ReadFile`]: it is no process of the node.
+///
+/// Source: pidfd_open(2); kernel/fork.c, `pidfd_show_fdinfo`: `NSpid:` begins in the reader's pid namespace.
+fn pid_of(process: &OwnedFd, inside: i32) -> Result<i32, Error> {
     let path = format!("/proc/self/fdinfo/{}", process.as_raw_fd());
     let text = fs::read_to_string(&path).map_err(Error::read(&path))?;
-    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
-    pid.ok_or_else(|| Error::read(path)(io::ErrorKind::InvalidData.into()))
+    host_pid(&text, inside).ok_or_else(|| Error::read(path)(io::ErrorKind::InvalidData.into()))
+}
+
+fn host_pid(fdinfo: &str, inside: i32) -> Option<i32> {
+    let pids = fdinfo.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    let pids: Vec<i32> = pids.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+    match pids[..] {
+        [host, .., last] if host > 0 && last == inside => Some(host),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -94,8 +117,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_held_process_tells_its_pid() {
+    fn only_a_process_of_the_node_is_taken_for_one() {
         let own = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(pid_of(&u7s_sys::pidfd::open(own).unwrap()).unwrap(), own);
+        let held = u7s_sys::pidfd::open(own).unwrap();
+        pid_of(&held, own).unwrap_err();
+        let table = [
+            ("Pid:\t700\nNSpid:\t700\t12\n", Some(700)),
+            ("Pid:\t700\nNSpid:\t700\t13\n", None),
+            ("Pid:\t12\nNSpid:\t12\n", None),
+            ("Pid:\t0\nNSpid:\t0\n", None),
+            ("Pid:\t-1\nNSpid:\t-1\t12\n", None),
+            ("pos:\t0\n", None),
+        ];
+        for (fdinfo, expected) in table {
+            assert_eq!(host_pid(fdinfo, 12), expected, "{fdinfo}");
+        }
     }
 }
