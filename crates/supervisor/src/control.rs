@@ -16,7 +16,9 @@ use u7s_plan::control::{Answer, MAX_LINE, Request};
 
 use crate::Error;
 
-/// Clients that are served at once; others wait in the kernel's queue.
+/// Clients of each kind that are served at once; others are sent away.
+///
+/// Root has seats of its own: processes inside have the node's user, and could take all of the others.
 const CLIENTS: usize = 16;
 
 /// How long a client may take to say its request, or to take the answer.
@@ -73,35 +75,43 @@ pub(crate) fn serve(socket: &Socket, uid: u32, asked: mpsc::Sender<Asked>) -> Re
 async fn accept(listener: UnixListener, uid: u32, asked: mpsc::Sender<Asked>) {
     /// EMFILE and its like come again at once.
     const PAUSE: Duration = Duration::from_millis(100);
-    let seats = Arc::new(Semaphore::new(CLIENTS));
+    let [roots, users] = [0; 2].map(|_: u8| Arc::new(Semaphore::new(CLIENTS)));
     loop {
-        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let asked = asked.clone();
-                tokio::spawn(async move {
-                    // A client that went away or was silent is no event of ours.
-                    let _ = converse(stream, uid, asked).await;
-                    drop(seat);
-                });
-            }
-            Err(_) => tokio::time::sleep(PAUSE).await,
-        }
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let Ok(peer) = stream.peer_cred().map(|peer| peer.uid()) else { continue };
+        let seats = if peer == 0 { &roots } else { &users };
+        let Ok(seat) = Arc::clone(seats).try_acquire_owned() else {
+            send_away(&stream);
+            continue;
+        };
+        let asked = asked.clone();
+        let known = peer == 0 || peer == uid;
+        tokio::spawn(async move {
+            // A client that went away or was silent is no event of ours.
+            let _ = converse(stream, known, asked).await;
+            drop(seat);
+        });
     }
 }
 
-async fn converse(stream: UnixStream, uid: u32, asked: mpsc::Sender<Asked>) -> io::Result<()> {
-    let peer = stream.peer_cred()?.uid();
+/// Tells a client as much as its socket takes at once.
+fn send_away(stream: &UnixStream) {
+    let mut text = serde_json::to_vec(&refuse("too many ask at once")).unwrap_or_default();
+    text.push(b'\n');
+    let _ = stream.try_write(&text);
+}
+
+async fn converse(stream: UnixStream, known: bool, asked: mpsc::Sender<Asked>) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     // Read in any case: closing before would reset the connection, and with it the refusal.
     let mut line = Vec::new();
     let mut reader = BufReader::new(reader.take(MAX_LINE as u64 + 1));
     timeout(SPEECH, reader.read_until(b'\n', &mut line)).await??;
-    let answer = if peer == 0 || peer == uid {
-        answer(&line, asked).await
-    } else {
-        refuse("only root and the node's user may ask")
-    };
+    let answer =
+        if known { answer(&line, asked).await } else { refuse("only root and the node's user may ask") };
     let mut text = serde_json::to_vec(&answer)?;
     text.push(b'\n');
     timeout(SPEECH, writer.write_all(&text)).await?
