@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use u7s_harness::{Invocation, Lan, Node, Output, until};
+use u7s_harness::{Invocation, Lan, Node, Output, Running, until};
 
 use crate::world::{Bare, Check, IGNORED, kubeadm};
 
@@ -18,14 +18,16 @@ pub(crate) struct Cluster {
     pub(crate) init: Output,
     /// How long it took.
     pub(crate) took: Duration,
+    /// When each part was first heard of, ours and kubeadm's own phases, in order.
+    pub(crate) parts: Parts,
 }
 
 impl Cluster {
     pub(crate) fn new(lan: &Lan) -> Result<Self, Box<dyn Error>> {
         let bare = Bare::new(lan, "n1")?;
         let start = Instant::now();
-        let init = kubeadm(&bare.node, &["init", IGNORED]).run()?;
-        let cluster = Self { bare, init, took: start.elapsed() };
+        let (init, parts) = listen(kubeadm(&bare.node, &["init", IGNORED]).spawn()?, start)?;
+        let cluster = Self { bare, init, took: start.elapsed(), parts };
         if !cluster.init.ok() {
             let log =
                 cluster.node().exec(&["journalctl", "--no-pager", "-n", "60", "-o", "short-monotonic"])?;
@@ -101,6 +103,25 @@ impl Cluster {
         Ok(serde_json::from_str(&self.node().ok(&["u7s", "status", "-o", "json"])?)?)
     }
 }
+
+/// Runs a command to its end and notes when each `[part]` of its output was first seen.
+fn listen(mut running: Running, start: Instant) -> Result<(Output, Parts), Box<dyn Error>> {
+    let mut parts: Parts = Vec::new();
+    until(Duration::from_secs(300), "the end of kubeadm init", || {
+        let (stdout, stderr) = running.so_far();
+        for line in stdout.lines().chain(stderr.lines()) {
+            let name = line.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(name, _)| name);
+            if let Some(name) = name.filter(|name| parts.iter().all(|(known, _)| known != name)) {
+                parts.push((name.to_owned(), start.elapsed()));
+            }
+        }
+        running.try_status().map_err(|error| error.to_string())?.ok_or_else(String::new)
+    })?;
+    Ok((running.wait(Duration::from_secs(5))?, parts))
+}
+
+/// Names of parts and when they began.
+type Parts = Vec<(String, Duration)>;
 
 /// What is not there or not Ready yet of a node and kubeadm's own pods.
 fn unready(nodes: &Value, pods: &Value) -> Vec<String> {

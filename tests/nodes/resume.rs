@@ -23,7 +23,7 @@ fn after_a_kill_behind_each_phase(world: &World) -> Check {
     }
     let run = kubeadm(&bare.node, &["init", IGNORED]).run()?;
     exits(&run, 0)?;
-    let cluster = Cluster { bare, init: run, took: Duration::ZERO };
+    let cluster = Cluster { bare, init: run, took: Duration::ZERO, parts: Vec::new() };
     cluster.converge(Duration::from_secs(180))?;
     let reset = kubeadm(cluster.node(), &["reset", "--force"]).run()?;
     exits(&reset, 0)?;
