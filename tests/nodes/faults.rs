@@ -51,6 +51,9 @@ fn replace(cluster: &Cluster, comm: &str, leaf: &str, limit: Duration) -> Result
         Err(error) => Err(error.to_string()),
     })?;
     note(format!("{comm} back after {:.2} s", start.elapsed().as_secs_f64()));
+    let all = cluster.node().processes();
+    let count = all.iter().filter(|process| process.comm == comm && process.cgroup.ends_with(leaf)).count();
+    holds(count == 1, format!("{count} processes are called {comm}: an orphan is left"))?;
     Ok(start.elapsed())
 }
 

@@ -18,10 +18,13 @@ fn exits_0_and_prints_its_parts(world: &World) -> Check {
     let cluster = world.cluster()?;
     exits(&cluster.init, 0)?;
     note(format!("whole init: {:.1} s", cluster.took.as_secs_f64()));
-    for line in
-        cluster.init.stdout.lines().chain(cluster.init.stderr.lines()).filter(|line| line.starts_with('['))
-    {
-        note(format!("  {line}"));
+    let ends = cluster.parts.iter().skip(1).map(|(_, begin)| *begin).chain([cluster.took]);
+    for ((name, begin), end) in cluster.parts.iter().zip(ends) {
+        note(format!(
+            "  {name:<22} at {:6.2} s for {:5.2} s",
+            begin.as_secs_f64(),
+            (end - *begin).as_secs_f64()
+        ));
     }
     let status = cluster.status()?;
     let timing = |key: &str| Duration::from_micros(status["timings"][key].as_u64().unwrap_or(0));
