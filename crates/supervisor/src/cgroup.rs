@@ -5,6 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::dir::{Dir, Entry, Type};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use u7s_plan::node::NodeSpec;
 
 use crate::Error;
@@ -14,6 +18,15 @@ const LEAF: &str = "supervisor";
 
 /// Name of the node's cgroup, beside the leaf.
 const NODE: &str = "node";
+
+/// How deep the node's cgroups may be: a pod is four deep, what nests in it a few more.
+///
+/// The kernel's default is no limit: a pod that broke out could make a tree whose names are too long for anybody to
+/// remove it, and no node would start in this unit again. Inside the limits cannot be raised (`nsdelegate`).
+const DEPTH: &str = "64";
+
+/// How many cgroups the node may have: above what the largest node has, and removed within a second.
+const DESCENDANTS: &str = "20000";
 
 /// How long the node's cgroup may stay busy after its processes were killed.
 const REMOVAL: Duration = Duration::from_secs(2);
@@ -43,9 +56,19 @@ pub(crate) fn prepare(spec: &NodeSpec) -> Result<Node, Error> {
     remove(&path)?;
     enable_controllers(&unit, &spec.controllers, !spec.degraded.is_empty())?;
     fs::create_dir(&path).map_err(Error::write(&path))?;
+    limit(&path);
     let directory = File::open(&path).map_err(Error::read(&path))?;
     let name = name_below(&own.mount, &path);
     Ok(Node { path, name, directory })
+}
+
+/// A kernel or a mount that takes no limits gives the node as it is: nothing legitimate needs them.
+fn limit(node: &Path) {
+    for (file, value) in [("cgroup.max.depth", DEPTH), ("cgroup.max.descendants", DESCENDANTS)] {
+        if let Err(error) = fs::write(node.join(file), value) {
+            tracing::warn!(%error, "{file} of the node was not set to {value}");
+        }
+    }
 }
 
 impl Node {
@@ -83,13 +106,25 @@ fn remove(path: &Path) -> Result<(), Error> {
 }
 
 fn remove_tree(path: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_tree(&entry.path())?;
-        }
-    }
+    remove_children(&mut Dir::open(path, DIRECTORY, Mode::empty())?)?;
     fs::remove_dir(path)
+}
+
+/// How directories are opened here: never by a link.
+const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// By descriptor, since names that nest as deep as [`DEPTH`] allows are longer than a path may be.
+fn remove_children(directory: &mut Dir) -> io::Result<()> {
+    let is_child = |entry: &Entry| {
+        entry.file_type() == Some(Type::Directory) && !matches!(entry.file_name().to_bytes(), b"." | b"..")
+    };
+    let entries: Vec<Entry> = directory.iter().collect::<nix::Result<_>>()?;
+    for entry in entries.iter().filter(|entry| is_child(entry)) {
+        let name = entry.file_name();
+        remove_children(&mut Dir::openat(&*directory, name, DIRECTORY, Mode::empty())?)?;
+        unlinkat(&*directory, name, UnlinkatFlags::RemoveDir)?;
+    }
+    Ok(())
 }
 
 /// The cgroup2 mount and this process' directory below it.
@@ -101,22 +136,23 @@ struct Own {
 
 fn own() -> Result<Own, Error> {
     let read = |path: &'static str| fs::read_to_string(path).map_err(Error::read(path));
-    let (mount, root) = find_mount(&read("/proc/self/mountinfo")?).ok_or(Error::NoCgroup)?;
     let name = find_name(&read("/proc/self/cgroup")?).ok_or(Error::NoCgroup)?;
+    let (mount, root) = find_mount(&read("/proc/self/mountinfo")?, &name).ok_or(Error::NoCgroup)?;
     let below = Path::new(&name).strip_prefix(&root).map_err(|_| Error::NoCgroup)?;
     let path = mount.join(below);
     if path.is_dir() { Ok(Own { mount, path }) } else { Err(Error::NoCgroup) }
 }
 
-/// Mount point and root of the first cgroup2 mount.
+/// Mount point and root of the first cgroup2 mount that shows the cgroup `name`; others may be binds of parts.
 ///
 /// Source: proc_pid_mountinfo(5): fields 4 and 5, then the type after the separator ` - `.
-fn find_mount(mountinfo: &str) -> Option<(PathBuf, String)> {
+fn find_mount(mountinfo: &str, name: &str) -> Option<(PathBuf, String)> {
     mountinfo.lines().find_map(|line| {
         let (fields, kind) = line.split_once(" - ")?;
         let mut fields = fields.split(' ').skip(3);
         let (root, mount) = (fields.next()?, fields.next()?);
-        kind.starts_with("cgroup2 ").then(|| (PathBuf::from(mount), root.to_owned()))
+        let shows = kind.starts_with("cgroup2 ") && Path::new(name).starts_with(root);
+        shows.then(|| (PathBuf::from(mount), root.to_owned()))
     })
 }
 
@@ -151,11 +187,31 @@ fn enable_controllers(unit: &Path, wanted: &[String], degraded: bool) -> Result<
     if !missing.is_empty() && !degraded {
         return Err(Error::Controllers { missing, unit: unit.to_owned() });
     }
-    let control = unit.join("cgroup.subtree_control");
-    for name in available {
-        fs::write(&control, format!("+{name}")).map_err(Error::write(&control))?;
-    }
+    let needed = if degraded { &[] } else { wanted };
+    let refused = enable(unit, &available, needed)?;
+    refused.iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok(())
+}
+
+/// Enables controllers one by one for the children of a cgroup; what was refused and is not needed is a warning each.
+///
+/// One alone may be refused for reasons of its own: cpu where real-time processes run, cpuset with another partition.
+///
+/// # Errors
+/// [`Error::WriteFile`]: a controller of `needed` was refused.
+pub(crate) fn enable(cgroup: &Path, available: &[&str], needed: &[String]) -> Result<Vec<String>, Error> {
+    let control = cgroup.join("cgroup.subtree_control");
+    let mut warnings = Vec::new();
+    for name in available {
+        match fs::write(&control, format!("+{name}")) {
+            Ok(()) => {}
+            Err(error) if needed.iter().any(|needed| needed == name) => {
+                return Err(Error::write(control)(error));
+            }
+            Err(error) => warnings.push(format!("cgroup controller {name} was not enabled: {error}")),
+        }
+    }
+    Ok(warnings)
 }
 
 fn name_below(mount: &Path, path: &Path) -> String {
@@ -172,9 +228,12 @@ mod tests {
         let unified = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
         let hybrid = "31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
                       39 30 0:35 /init.scope /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(find_mount(unified), Some(("/sys/fs/cgroup".into(), "/".into())));
-        assert_eq!(find_mount(hybrid), Some(("/sys/fs/cgroup/unified".into(), "/init.scope".into())));
-        assert_eq!(find_mount("31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"), None);
+        let name = "/init.scope/u7s.service";
+        assert_eq!(find_mount(unified, name), Some(("/sys/fs/cgroup".into(), "/".into())));
+        assert_eq!(find_mount(hybrid, name), Some(("/sys/fs/cgroup/unified".into(), "/init.scope".into())));
+        assert_eq!(find_mount("31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n", name), None);
+        let bound = format!("29 23 0:26 /machine.slice/x /mnt rw - cgroup2 cgroup2 rw\n{unified}");
+        assert_eq!(find_mount(&bound, name), Some(("/sys/fs/cgroup".into(), "/".into())));
     }
 
     #[test]
@@ -194,5 +253,31 @@ mod tests {
             format!("enable cgroup controllers: pids, io not delegated to {}", unit.path().display());
         assert_eq!(error, expected);
         enable_controllers(unit.path(), &wanted, true).unwrap();
+    }
+
+    #[test]
+    fn a_refused_controller_is_fatal_only_where_it_is_needed() {
+        let cgroup = tempfile::tempdir().unwrap();
+        // Every write to a directory is refused.
+        fs::create_dir(cgroup.path().join("cgroup.subtree_control")).unwrap();
+        let warnings = enable(cgroup.path(), &["misc", "io"], &["cpu".to_owned()]).unwrap();
+        assert_eq!(warnings.len(), 2);
+        assert!(warnings[0].starts_with("cgroup controller misc was not enabled: "), "{warnings:?}");
+        enable(cgroup.path(), &["misc", "io"], &["io".to_owned()]).unwrap_err();
+    }
+
+    #[test]
+    fn a_tree_deeper_than_any_path_is_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("node");
+        fs::create_dir(&root).unwrap();
+        let mut directory = Dir::open(&root, DIRECTORY, Mode::empty()).unwrap();
+        let name = "x".repeat(255);
+        for _ in 0..64 {
+            nix::sys::stat::mkdirat(&directory, name.as_str(), Mode::S_IRWXU).unwrap();
+            directory = Dir::openat(&directory, name.as_str(), DIRECTORY, Mode::empty()).unwrap();
+        }
+        remove_tree(&root).unwrap();
+        assert!(!root.exists());
     }
 }

@@ -17,6 +17,7 @@ use u7s_net::forward;
 use u7s_plan::node::NodeSpec;
 
 use crate::Error;
+use crate::cgroup;
 use crate::error::chain;
 use crate::message::{self, Command, Event, Order};
 use crate::tree::Tree;
@@ -65,10 +66,10 @@ fn build(channel: &OwnedFd, blueprint: Blueprint<'_>) -> Result<Vec<String>, Err
     let runtime_dir = mounts::before_maps(blueprint.runtime_dir)?;
     wait_for_maps(channel)?;
     nix::unistd::setgroups(&[]).map_err(call("leave supplementary groups"))?;
-    enter_init_cgroup()?;
+    let mut warnings = enter_init_cgroup(spec)?;
     mounts::after_maps(blueprint, &runtime_dir)?;
     let forwarder = forward::SYSCTLS.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    let mut warnings = write_sysctls(&forwarder)?;
+    warnings.extend(write_sysctls(&forwarder)?);
     warnings.extend(write_sysctls(&spec.sysctls)?);
     nix::unistd::sethostname(&spec.node_name).map_err(call("set the host name"))?;
     Ok(warnings)
@@ -110,7 +111,7 @@ fn wait_for_maps(channel: &OwnedFd) -> Result<(), Error> {
 }
 
 /// Moves to `init`, then enables the controllers for its siblings: no process may stay in an inner cgroup.
-fn enter_init_cgroup() -> Result<(), Error> {
+fn enter_init_cgroup(spec: &NodeSpec) -> Result<Vec<String>, Error> {
     let root = Path::new(CGROUPS);
     let init = root.join(pods::INIT);
     fs::create_dir(&init).map_err(Error::write(&init))?;
@@ -118,11 +119,9 @@ fn enter_init_cgroup() -> Result<(), Error> {
     fs::write(&procs, "0").map_err(Error::write(&procs))?;
     let controllers = root.join("cgroup.controllers");
     let controllers = fs::read_to_string(&controllers).map_err(Error::read(controllers))?;
-    let control = root.join("cgroup.subtree_control");
-    for name in controllers.split_whitespace() {
-        fs::write(&control, format!("+{name}")).map_err(Error::write(&control))?;
-    }
-    Ok(())
+    let available: Vec<&str> = controllers.split_whitespace().collect();
+    let needed: &[String] = if spec.degraded.is_empty() { &spec.controllers } else { &[] };
+    cgroup::enable(root, &available, needed)
 }
 
 /// A key that the kernel lacks or guards is a warning: a node without it still works, as far as it goes.
