@@ -166,6 +166,19 @@ pub enum Action {
         /// Whole text.
         text: String,
     },
+    /// Compares a file of a finished node that runs with what init would write; a missing one is written.
+    ///
+    /// A difference is told and left alone: to apply it would mean to restart every pod of the node.
+    Keep {
+        /// Path.
+        path: PathBuf,
+        /// Permission bits of a missing one.
+        mode: u32,
+        /// Owner of a missing one.
+        owner: Owner,
+        /// Whole text; `None` where init would remove the file.
+        text: Option<String>,
+    },
     /// Removes a file that we wrote; a missing one is fine.
     RemoveFile {
         /// Path.
@@ -361,6 +374,7 @@ impl fmt::Display for Action {
             Self::WriteFile { path, mode, owner, text } => {
                 write!(out, "write {} ({mode:04o} {owner}, {} bytes)", shown(path), text.len())
             }
+            Self::Keep { path, .. } => write!(out, "compare {}, as the node runs with it", shown(path)),
             Self::RemoveFile { path } => write!(out, "remove {}", shown(path)),
             Self::RemoveTree { path, keep_root: false } => {
                 write!(out, "remove {} with all it holds", shown(path))

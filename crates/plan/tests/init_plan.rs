@@ -117,6 +117,32 @@ fn a_host_without_the_user_is_planned_in_two_rounds() {
     }
 }
 
+/// A second init after a change of the host's files restarted the node with all its pods.
+#[test]
+fn a_finished_node_that_runs_is_compared_and_never_restarted() {
+    let writes = |facts: &Facts| {
+        let outcome = planned(facts, &Init::default());
+        let steps: Vec<_> = outcome.plan.phases.iter().flat_map(|phase| phase.steps.clone()).collect();
+        let count = |wanted: fn(&Action) -> bool| steps.iter().filter(|step| wanted(&step.action)).count();
+        (
+            count(|action| matches!(action, Action::WriteFile { .. })),
+            count(|action| matches!(action, Action::Keep { .. })),
+            count(|action| matches!(action, Action::StartUnit { follows, .. } if follows.is_empty())),
+        )
+    };
+    let mut facts = machine();
+    facts.patches = vec!["etcd0.json".into()];
+    assert_eq!(writes(&facts), (7, 0, 0));
+    facts.unit.active = "active".into();
+    facts.cluster.begun = true;
+    facts.cluster.kubelet_conf = true;
+    assert_eq!(writes(&facts), (7, 0, 0), "an unfinished cluster takes up what changed");
+    facts.cluster.finished = true;
+    assert_eq!(writes(&facts), (0, 8, 1));
+    facts.unit.active = "inactive".into();
+    assert_eq!(writes(&facts), (7, 0, 0), "what is stopped takes up what changed");
+}
+
 /// What kubeadm is told to ignore.
 fn kubeadm_ignores(outcome: &Outcome) -> Vec<String> {
     let steps = outcome.plan.phases.iter().flat_map(|phase| &phase.steps);

@@ -174,6 +174,10 @@ impl<'a> Applier<'a> {
                 let rights = self.rights(owner, *mode)?;
                 self.write_file(realm, path, rights, text.as_bytes())
             }
+            Action::Keep { path, mode, owner, text } => {
+                let rights = self.rights(owner, *mode)?;
+                self.keep_file(realm, path, rights, text.as_deref())
+            }
             Action::RemoveFile { path } => self.remove_file(realm, path),
             Action::RemoveTree { path, keep_root } => self.remove_tree(realm, path, *keep_root),
             Action::StartUnit { unit, follows, seconds } => self.start_unit(unit, follows, *seconds),

@@ -140,6 +140,44 @@ fn a_directory_that_somebody_else_filled_stays_and_so_does_what_is_in_it() {
 }
 
 #[test]
+fn a_finished_node_that_runs_keeps_its_files_and_the_difference_is_told() {
+    let place = Place::new();
+    fs::create_dir_all(place.at("etc")).unwrap();
+    let keep = |name: &str, text: Option<&str>| Action::Keep {
+        path: place.at(name),
+        mode: 0o640,
+        owner: Owner::Root,
+        text: text.map(str::to_owned),
+    };
+    let spec = |hosts: &str| format!("{{\n  \"version\": 1,\n  \"hosts\": \"{hosts}\"\n}}\n");
+    fs::write(place.at("etc/node.json"), spec("a")).unwrap();
+    fs::write(place.at("etc/cni"), "x").unwrap();
+    let mut told = Vec::new();
+    let mut tell = |event: Event<'_>| {
+        if let Event::Skipped(_, _, why) = event {
+            told.push(why);
+        }
+    };
+    let steps = phase([
+        keep("etc/node.json", Some(&spec("b\u{1b}"))),
+        keep("etc/cni", None),
+        keep("etc/none", None),
+        keep("etc/missing", Some("new")),
+        keep("etc/missing", Some("new")),
+    ]);
+    let tally = place.applier(&mut tell).run(&steps).unwrap();
+    assert_eq!(tally, Tally { done: 1, held: 2, skipped: 2 });
+    let apply = "; the running node is left alone. To apply it, which restarts all pods of the node: \
+                 systemctl stop u7s.service, then the same kubeadm init again";
+    let expected =
+        ["this init would change hosts", "this init would remove it"].map(|what| format!("{what}{apply}"));
+    assert_eq!(told, expected);
+    assert_eq!(fs::read_to_string(place.at("etc/node.json")).unwrap(), spec("a"));
+    assert_eq!(fs::read(place.at("etc/cni")).unwrap(), b"x");
+    assert_eq!(fs::read(place.at("etc/missing")).unwrap(), b"new");
+}
+
+#[test]
 fn f51_a_link_device_or_directory_in_place_of_our_file_is_refused() {
     let place = Place::new();
     fs::create_dir_all(place.at("dir")).unwrap();

@@ -1,5 +1,6 @@
 //! Files and directories.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use u7s_plan::step::Realm;
@@ -56,6 +57,27 @@ impl Applier<'_> {
         Ok(Ended::Done)
     }
 
+    /// Tells a difference and leaves it alone; a missing file is written.
+    pub(super) fn keep_file(
+        &mut self,
+        realm: Realm,
+        path: &Path,
+        rights: Rights,
+        text: Option<&str>,
+    ) -> Result<Ended, Error> {
+        let what = match (files::read(path, LIMIT)?, text) {
+            (None, None) => return Ok(Ended::Held),
+            (None, Some(text)) => return self.write_file(realm, path, rights, text.as_bytes()),
+            (Some(seen), Some(text)) if seen.bytes == text.as_bytes() => return Ok(Ended::Held),
+            (Some(seen), Some(text)) => format!("this init would change {}", changes(&seen.bytes, text)),
+            (Some(_), None) => "this init would remove it".to_owned(),
+        };
+        Ok(Ended::Skipped(format!(
+            "{what}; the running node is left alone. To apply it, which restarts all pods of the node: \
+             systemctl stop u7s.service, then the same kubeadm init again"
+        )))
+    }
+
     /// Puts back what was there before we wrote, or removes the file.
     pub(super) fn remove_file(&mut self, realm: Realm, path: &Path) -> Result<Ended, Error> {
         if let Some(former) = self.undo.former().files.get(path).cloned().flatten() {
@@ -96,6 +118,24 @@ impl Applier<'_> {
         self.as_realm(realm, || files::remove_tree(path, keep_root))?;
         Ok(Ended::Done)
     }
+}
+
+/// The settings whose lines differ, by the first word of each line, at most five.
+///
+/// The file may be the node's user's: what is no plain word of it is not repeated.
+fn changes(seen: &[u8], wanted: &str) -> String {
+    let seen = String::from_utf8_lossy(seen);
+    let (old, new): (BTreeSet<&str>, BTreeSet<&str>) = (seen.lines().collect(), wanted.lines().collect());
+    let word = |line: &&str| {
+        let line = line.trim_start_matches(|char: char| !char.is_ascii_alphanumeric());
+        let end = line.find(|char: char| !(char.is_ascii_alphanumeric() || "_-.".contains(char)));
+        line.get(..end.unwrap_or(line.len()).min(60)).unwrap_or_default().to_owned()
+    };
+    let words: BTreeSet<String> =
+        old.symmetric_difference(&new).map(word).filter(|word| !word.is_empty()).collect();
+    let more = if words.len() > 5 { ", …" } else { "" };
+    let named: Vec<String> = words.into_iter().take(5).collect();
+    if named.is_empty() { "its form".to_owned() } else { format!("{}{more}", named.join(", ")) }
 }
 
 /// Whether nobody but root (or this process' user) can have made any part of `path`, itself not followed.

@@ -23,12 +23,27 @@ const TUN_MODE: u32 = 0o666;
 pub(super) fn plan(config: &Config, facts: &Facts, merged: &Output, node: &NodeSpec) -> Plan {
     let mut plan = Plan::default();
     plan.push(Phase::Host, host_steps(facts, merged, node));
-    plan.push(Phase::Configure, configure(config, facts, merged, node));
-    plan.push(Phase::Namespace, namespace(config, facts));
+    let mut files = configure(config, facts, merged, node);
+    let stays = facts.unit.active == "active" && facts.cluster.finished;
+    if stays {
+        files.iter_mut().for_each(keep);
+    }
+    plan.push(Phase::Configure, files);
+    plan.push(Phase::Namespace, namespace(config, facts, stays));
     plan.push(Phase::Cluster, vec![cluster(config, facts, merged)]);
     plan.push(Phase::Publish, publish(node));
     plan.push(Phase::Enable, enable());
     plan
+}
+
+/// A change of /etc/hosts or of a flag must not end the pods of a finished node that runs: its files stay as they are.
+fn keep(step: &mut Step) {
+    let former = std::mem::replace(&mut step.action, Action::RestoreHost);
+    step.action = match former {
+        Action::WriteFile { path, mode, owner, text } => Action::Keep { path, mode, owner, text: Some(text) },
+        Action::RemoveFile { path } => Action::Keep { path, mode: 0, owner: Owner::Root, text: None },
+        other => other,
+    };
 }
 
 /// What a reboot loses on the host: `u7s host-apply` applies it before every start of the unit.
@@ -178,10 +193,11 @@ fn cni_steps(config: &Config, merged: &Output, tree: &Path) -> Vec<Step> {
     }
 }
 
-fn namespace(config: &Config, facts: &Facts) -> Vec<Step> {
+fn namespace(config: &Config, facts: &Facts, stays: bool) -> Vec<Step> {
+    let read = [node::PATH, crio::PATH, crio::STORAGE_PATH, crio::POLICY_PATH].map(PathBuf::from);
     let start = Action::StartUnit {
         unit: host::UNIT.into(),
-        follows: [node::PATH, crio::PATH, crio::STORAGE_PATH, crio::POLICY_PATH].map(PathBuf::from).to_vec(),
+        follows: if stays { Vec::new() } else { read.to_vec() },
         // A little longer than TimeoutStartSec= of the unit, so that systemd tells why.
         seconds: 200 * u64::from(config.timeout_factor),
     };
