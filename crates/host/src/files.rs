@@ -225,6 +225,15 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether there is anything for [`remove`]: the file itself, or a sibling that a killed run left.
+///
+/// # Errors
+/// As [`stat`].
+pub(crate) fn left(path: &Path) -> Result<bool, Error> {
+    let (parent, name) = split(path)?;
+    Ok(stat(path)?.is_some() || stat(&parent.join(sibling(name)))?.is_some())
+}
+
 /// Removes a directory if it is empty; says whether it is gone.
 ///
 /// # Errors

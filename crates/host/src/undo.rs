@@ -174,6 +174,12 @@ impl Undo {
         self.former == Former { version: VERSION, ..Former::default() }
     }
 
+    /// Removes what a killed run may have left in place of a book; says whether there was something.
+    pub(crate) fn sweep(&mut self) -> Result<bool, Error> {
+        let left = files::left(&self.path)?;
+        files::remove(&self.path).map(|()| left)
+    }
+
     /// Empties the book and removes it.
     pub(crate) fn forget_all(&mut self) -> Result<(), Error> {
         self.former = Former { version: VERSION, ..Former::default() };

@@ -15,7 +15,8 @@ impl Applier<'_> {
     /// Goes on after errors; what failed stays in the book for the next reset.
     pub(super) fn restore_host(&mut self) -> Result<Ended, Error> {
         if self.undo.is_empty() {
-            return Ok(Ended::Held);
+            // A run that was killed while it began the book left no book, but perhaps the start of one.
+            return Ok(if self.undo.sweep()? { Ended::Done } else { Ended::Held });
         }
         let mut errors = self.restore_files();
         errors.extend(self.restore_directories());

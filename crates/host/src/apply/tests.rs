@@ -139,6 +139,28 @@ fn a_directory_that_somebody_else_filled_stays_and_so_does_what_is_in_it() {
     assert_eq!(fs::read(place.at("opt/cni/plugin")).unwrap(), b"theirs");
 }
 
+/// The sibling of a new file is made before the file: a run killed in between left it, and reset left it too.
+#[test]
+fn f18_reset_takes_half_written_files_of_a_killed_run_with_it() {
+    let place = Place::new();
+    fs::create_dir_all(place.at("etc")).unwrap();
+    let before = place.picture();
+    place.apply(&phase([make(place.at("etc/u7s"), 0o755, true)])).unwrap();
+    let mut undo = Undo::open_at(&place.book()).unwrap();
+    undo.file(&place.at("etc/u7s/policy.json"), None).unwrap();
+    for name in ["node.json", "policy.json"] {
+        fs::write(place.at(&format!("etc/u7s/.{name}.u7s-new")), "ha").unwrap();
+    }
+    let reset = phase([Action::RemoveFile { path: place.at("etc/u7s/node.json") }, Action::RestoreHost]);
+    let (_, errors) = place.reset(&reset);
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(place.picture(), before);
+    let begun = place.book().with_file_name(".undo.json.u7s-new");
+    fs::write(&begun, "{").unwrap();
+    assert_eq!(place.reset(&reset).0, Tally { done: 1, held: 1, skipped: 0 });
+    assert!(!begun.exists());
+}
+
 #[test]
 fn a_finished_node_that_runs_keeps_its_files_and_the_difference_is_told() {
     let place = Place::new();

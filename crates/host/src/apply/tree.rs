@@ -83,7 +83,7 @@ impl Applier<'_> {
         if let Some(former) = self.undo.former().files.get(path).cloned().flatten() {
             return self.put_back(realm, path, &former);
         }
-        let there = files::stat(path)?.is_some();
+        let there = files::left(path)?;
         if there {
             self.as_realm(realm, || files::remove(path))?;
         }
