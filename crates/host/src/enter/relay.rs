@@ -278,16 +278,8 @@ impl Relay {
         for capture in &mut self.streams.captures {
             capture.drain();
         }
-        let Some(terminal) = &self.streams.terminal else { return };
-        loop {
-            while !self.shown.is_empty() {
-                if !self.shown.empty(terminal.screen.as_fd()) {
-                    return;
-                }
-            }
-            if !self.shown.fill(terminal.master.as_fd()) || self.shown.is_empty() {
-                return;
-            }
+        if let Some(terminal) = &self.streams.terminal {
+            self.shown.pass_on(terminal.master.as_fd(), terminal.screen.as_fd());
         }
     }
 }

@@ -42,6 +42,27 @@ impl Pending {
         }
     }
 
+    /// Shows what is there now; more than a terminal holds is not taken.
+    ///
+    /// The program's user may open its terminal anew and write without end: nobody waits for that end.
+    ///
+    /// Source: Linux, drivers/tty/tty_buffer.c, `TTYB_DEFAULT_MEM_LIMIT`: 64 KiB, 16 of our reads.
+    pub(crate) fn pass_on(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+        for _ in 0..64 {
+            for _ in 0..64 {
+                if self.is_empty() {
+                    break;
+                }
+                if !self.empty(to) {
+                    return;
+                }
+            }
+            if !self.is_empty() || !self.fill(from) || self.is_empty() {
+                return;
+            }
+        }
+    }
+
     /// Writes once; `false`: the other side is gone.
     pub(crate) fn empty(&mut self, to: BorrowedFd<'_>) -> bool {
         match nix::unistd::write(to, self.bytes.get(self.written..).unwrap_or_default()) {
@@ -160,4 +181,41 @@ impl Drop for Keyboard {
 
 fn sys(error: u7s_sys::Error) -> io::Error {
     io::Error::other(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// A process of the node's user that goes on writing to the terminal of a program that ended kept root for ever.
+    #[test]
+    fn f39_a_terminal_that_is_written_to_without_end_is_left_in_the_end() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let flood = std::thread::spawn(move || while writer.write_all(&[b'x'; 4096]).is_ok() {});
+        let screen = std::fs::File::options().write(true).open("/dev/null").unwrap();
+        let mut shown = Pending::default();
+        shown.set(b"first");
+        shown.pass_on(reader.as_fd(), screen.as_fd());
+        drop(reader);
+        flood.join().unwrap();
+    }
+
+    #[test]
+    fn the_last_words_of_a_program_are_shown_whole() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let (mut shown_there, screen) = io::pipe().unwrap();
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let text = vec![b'y'; 60_000];
+        writer.write_all(&text).unwrap();
+        let mut shown = Pending::default();
+        shown.pass_on(reader.as_fd(), screen.as_fd());
+        drop(screen);
+        let mut seen = Vec::new();
+        io::Read::read_to_end(&mut shown_there, &mut seen).unwrap();
+        assert_eq!(seen, text);
+    }
 }
