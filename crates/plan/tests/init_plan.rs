@@ -143,6 +143,20 @@ fn a_finished_node_that_runs_is_compared_and_never_restarted() {
     assert_eq!(writes(&facts), (7, 0, 0), "what is stopped takes up what changed");
 }
 
+/// The supervisor refused the specification, so that the node never started.
+#[test]
+fn a_hosts_file_against_advertisements_does_not_burst_the_specification() {
+    let mut facts = machine();
+    facts.hosts.push_str(&"0.0.0.0 ads.example\n".repeat(1000));
+    let extra: String = (0..40_000).map(|n| format!("10.1.2.3 host-{n}.example\n")).collect();
+    facts.hosts.push_str(&extra);
+    let outcome = planned(&facts, &Init::default());
+    let spec = file(&outcome, "node.json");
+    assert!(u64::try_from(spec.len()).unwrap() < u7s_plan::node::MAX_BYTES, "{}", spec.len());
+    assert!(outcome.node.hosts.contains("10.77.0.5 registry.local\n"));
+    assert!(outcome.node.hosts.contains("10.1.2.3 host-0.example\n") && !outcome.node.hosts.contains("ads."));
+}
+
 /// What kubeadm is told to ignore.
 fn kubeadm_ignores(outcome: &Outcome) -> Vec<String> {
     let steps = outcome.plan.phases.iter().flat_map(|phase| &phase.steps);

@@ -141,7 +141,13 @@ fn resolv_conf(host: &str, dns: Ipv4Addr) -> String {
     text
 }
 
-/// Loopback and the node itself, then what else the host's file knows (registries, other nodes).
+/// The most that the inner hosts file takes over from the host's, bytes: lists against advertisements have megabytes, and
+/// with one of them the specification would be larger than the supervisor reads ([`crate::node::MAX_BYTES`]).
+const MOST_HOSTS: usize = 256 * 1024;
+
+/// Loopback and the node itself, then what else the host's file knows (registries, other nodes), the first lines first.
+///
+/// Names that lead nowhere (0.0.0.0, as lists against advertisements have them) are left out.
 fn hosts(host: &str, node_name: &str, node_ip: Ipv4Addr) -> String {
     let short = node_name.split_once('.').map(|(short, _)| format!(" {short}")).unwrap_or_default();
     let mut text = format!(
@@ -150,10 +156,12 @@ fn hosts(host: &str, node_name: &str, node_ip: Ipv4Addr) -> String {
     for line in host.lines() {
         let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
         let address = words.next().unwrap_or_default();
-        let loopback = address.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
+        let nowhere = |address: std::net::IpAddr| address.is_loopback() || address.is_unspecified();
+        let loopback = address.parse().is_ok_and(nowhere);
         let names: Vec<&str> = words.filter(|name| *name != node_name && *name != "localhost").collect();
-        if !loopback && !names.is_empty() {
-            let _ = writeln!(text, "{address} {}", names.join(" "));
+        let line = format!("{address} {}\n", names.join(" "));
+        if !loopback && !names.is_empty() && text.len() + line.len() <= MOST_HOSTS {
+            text.push_str(&line);
         }
     }
     text
