@@ -69,9 +69,13 @@ impl Driver for Slirp4netns {
         command.args(arguments(&self.network, &ready_inside, &exit_inside, init));
         command.env_clear().current_dir("/").process_group(0);
         command.stdin(Stdio::null()).stdout(output_inside).stderr(errors);
-        let child = command.spawn().map_err(|source| self.not_started(source))?;
+        let mut child = command.spawn().map_err(|source| self.not_started(source))?;
         let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
-        let pidfd = pidfd::open(pid).map_err(|source| Error::Hold { source })?;
+        let pidfd = pidfd::open(pid).map_err(|source| {
+            // Neither a process nor a zombie stays that nobody holds.
+            let _ = child.kill().and_then(|()| child.wait());
+            Error::Hold { source }
+        })?;
         Ok(Link { pid, pidfd, ready, exit, output })
     }
 }

@@ -54,13 +54,19 @@ impl Journal {
 pub struct Stderr;
 
 impl Write for Stderr {
+    /// Takes a whole line, since what comes from inside may hold more of them: those are shown as `\n`, so that nobody
+    /// speaks in the supervisor's name, or with a priority of his choice (`<0>`, sd-daemon(3)).
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let line = sanitise(text.strip_suffix(b"\n").unwrap_or(text)) + "\n";
         let mut stderr = io::stderr();
-        let mut descriptors = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-        if poll(&mut descriptors, PollTimeout::ZERO) != Ok(1) {
-            return Ok(text.len());
+        for chunk in line.as_bytes().chunks(CHUNK) {
+            let mut descriptors = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+            if poll(&mut descriptors, PollTimeout::ZERO) != Ok(1) {
+                break;
+            }
+            stderr.write_all(chunk)?;
         }
-        stderr.write(&text[..text.len().min(CHUNK)])
+        Ok(text.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

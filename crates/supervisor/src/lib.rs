@@ -59,6 +59,8 @@ pub(crate) struct Prepared {
     pub(crate) cgroup: cgroup::Node,
     pub(crate) namespace: namespace::Namespace,
     pub(crate) channel: OwnedFd,
+    /// What pid 1 and the forwarder write.
+    pub(crate) output: OwnedFd,
     pub(crate) link: link::Attachment,
     pub(crate) listeners: Listeners,
     pub(crate) control: control::Socket,
@@ -95,13 +97,13 @@ fn prepare(options: &Options) -> Result<Prepared, Error> {
     let tree = tree::Tree::prepare(&spec)?;
     let cgroup = cgroup::prepare(&spec)?;
     let blueprint = inside::Blueprint { spec: &spec, tree: &tree, runtime_dir: &options.runtime_dir };
-    let (namespace, channel) = namespace::create(way, &cgroup, blueprint)?;
+    let (namespace, channel, output) = namespace::create(way, &cgroup, blueprint)?;
     namespace::drop_privileges()?;
     let namespace_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     namespace::wait_for_tap(&channel)?;
     let link = link::Attachment::new(driver, namespace.pid)?;
     let timings = Timings { namespace_us, ..Timings::default() };
-    Ok(Prepared { spec, tree, cgroup, namespace, channel, link, listeners, control, timings, began })
+    Ok(Prepared { spec, tree, cgroup, namespace, channel, output, link, listeners, control, timings, began })
 }
 
 fn socket_of(options: &Options) -> PathBuf {

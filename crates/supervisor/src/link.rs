@@ -115,6 +115,13 @@ impl Attachment {
         self.due = Some(Instant::now() + if at_once { Duration::ZERO } else { pause });
     }
 
+    /// Ends the current process; another one comes after a pause.
+    pub(crate) fn give_up(&mut self) {
+        self.reap();
+        self.ready = false;
+        self.due = Some(Instant::now() + self.backoff.endless(self.since.elapsed()));
+    }
+
     /// Does what is due: gives up on a process that is not ready in time, or attaches again; returns whether it attached.
     pub(crate) fn act(&mut self, now: Instant) -> bool {
         if self.due.is_none_or(|due| due > now) {

@@ -11,7 +11,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
 use crate::inside::{self, Blueprint};
 use crate::message::{self, Command, Event, Exit, Order};
-use crate::{Error, cgroup, idmap};
+use crate::{Error, cgroup, idmap, output};
 
 /// How long pid 1 may take to make tap0.
 const TAP: Duration = Duration::from_secs(10);
@@ -31,7 +31,10 @@ pub(crate) struct Namespace {
 /// Clones pid 1 into all namespaces and writes its id maps.
 ///
 /// The cgroup namespace is pid 1's own first act, since one made here would be rooted at the supervisor's cgroup.
-/// Should: be called with a single thread. Shape: pid 1, and the supervisor's end of its channel.
+/// Pid 1 writes into a pipe: the supervisor's standard error leads to the host's journal, where whoever took pid 1 over
+/// could speak in the unit's name and with any priority.
+/// Should: be called with a single thread.
+/// Shape: pid 1, the supervisor's end of its channel, and the read end of the pipe.
 ///
 /// # Errors
 /// [`Error::System`]: clone3 was refused. What [`idmap::write`] says.
@@ -39,7 +42,7 @@ pub(crate) fn create(
     way: idmap::Way,
     cgroup: &cgroup::Node,
     blueprint: Blueprint<'_>,
-) -> Result<(Namespace, OwnedFd), Error> {
+) -> Result<(Namespace, OwnedFd, OwnedFd), Error> {
     let flags = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
@@ -47,13 +50,14 @@ pub(crate) fn create(
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS;
     let (ours, theirs) = u7s_sys::channel::pair().map_err(Error::system("make the channel to pid 1"))?;
-    let (pid, pidfd) =
-        u7s_sys::clone::clone_into(flags, cgroup.directory.as_fd(), move || inside::live(theirs, blueprint))
-            .map_err(Error::system("make the namespaces"))?;
+    let (reader, writer) = output::pipe()?;
+    let life = move || inside::live(theirs, &writer, blueprint);
+    let (pid, pidfd) = u7s_sys::clone::clone_into(flags, cgroup.directory.as_fd(), life)
+        .map_err(Error::system("make the namespaces"))?;
     let namespace = Namespace { pid, pidfd };
     idmap::write(way, pid, blueprint.spec)?;
     message::send(ours.as_fd(), &Order { id: 0, command: Command::Mapped }, &[])?;
-    Ok((namespace, ours))
+    Ok((namespace, ours, reader))
 }
 
 /// Gives up every capability and the means to gain one, for this process and what it starts from now on.

@@ -20,9 +20,18 @@ const CUT: &[u8] = b" [cut]";
 /// # Errors
 /// [`Error::Io`]: EMFILE.
 pub(crate) fn pipe_to(journal: &Arc<Journal>, identifier: &'static str) -> Result<OwnedFd, Error> {
+    let (reader, writer) = pipe()?;
+    watch(journal, identifier, reader)?;
+    Ok(writer)
+}
+
+/// A pipe whose read end is for [`watch`], and its write end.
+///
+/// # Errors
+/// [`Error::Io`]: EMFILE.
+pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
     let (reader, writer) = std::io::pipe().map_err(Error::io("make a pipe"))?;
-    watch(journal, identifier, reader.into())?;
-    Ok(writer.into())
+    Ok((reader.into(), writer.into()))
 }
 
 /// Hands the lines of a pipe's read end to the journal until its writers are gone.
@@ -40,6 +49,8 @@ async fn copy(mut reader: Receiver, identifier: &'static str, journal: Arc<Journ
     let mut buffer = vec![0; MAX_LINE];
     while let Ok(length @ 1..) = reader.read(&mut buffer).await {
         lines.feed(&buffer[..length], |line| journal.line(identifier, line));
+        // One buffer may hold thousands of lines, each a call of the kernel: the watchdog's ping must not wait for more.
+        tokio::task::yield_now().await;
     }
     lines.end(|line| journal.line(identifier, line));
 }

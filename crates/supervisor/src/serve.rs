@@ -103,14 +103,15 @@ impl Node {
         happened: mpsc::Sender<Happened>,
         asked: mpsc::Sender<Asked>,
     ) -> Result<Self, Error> {
-        let Prepared { spec, tree, cgroup, namespace, channel, link, listeners, control, timings, began } =
-            prepared;
+        let Prepared { spec, tree, cgroup, namespace, channel, .. } = prepared;
+        let Prepared { output, link, listeners, control, timings, began, .. } = prepared;
         control::serve(&control, spec.user.uid, asked)?;
         let network = |source| Error::Network { what: "serve the forwarded ports", source };
         let acceptor = Arc::new(Acceptor::new(listeners).map_err(network)?);
         let served = Arc::clone(&acceptor);
         tokio::spawn(async move { served.run().await });
         let journal = Arc::new(Journal::open());
+        crate::output::watch(&journal, "u7s-init", output)?;
         link.watch(&journal, &happened)?;
         let enabled = tree.enabled();
         let services = spec
@@ -179,6 +180,8 @@ impl Node {
 
     fn hear_inside(&mut self, event: Event, mut descriptors: Vec<OwnedFd>) -> Result<(), Error> {
         match event {
+            // Said again, by whoever took pid 1 over, it means nothing.
+            Event::Built { .. } if self.build_until.is_none() => {}
             Event::Built { warnings } => {
                 for warning in warnings {
                     tracing::warn!("{warning}");
@@ -327,8 +330,12 @@ impl Node {
         if self.build_until.is_some_and(|until| until <= now) {
             return Err(Error::Deadline { what: "the mounts inside", seconds: BUILD.as_secs() });
         }
-        if self.link.act(now) {
-            self.link.watch(&self.journal, &self.happened)?;
+        if self.link.act(now)
+            && let Err(error) = self.link.watch(&self.journal, &self.happened)
+        {
+            let error = crate::error::chain(&error);
+            tracing::error!(error, "the network driver cannot be watched, it is started again later");
+            self.link.give_up();
         }
         for index in 0..self.services.len() {
             while let Some(due) = self.services[index].take_due(now) {

@@ -46,8 +46,8 @@ pub(crate) struct Blueprint<'a> {
 ///
 /// Should: run in the process that clone3 made, with a single thread, in the cgroup `node`.
 /// Must not: return to the frames of the supervisor.
-pub(crate) fn live(channel: OwnedFd, blueprint: Blueprint<'_>) -> i32 {
-    match build(&channel, blueprint) {
+pub(crate) fn live(channel: OwnedFd, output: &OwnedFd, blueprint: Blueprint<'_>) -> i32 {
+    match settle(&channel, output).and_then(|()| build(&channel, blueprint)) {
         Ok(warnings) => init::serve(channel, &blueprint.spec.network, warnings),
         Err(error) => {
             let _ = message::send(channel.as_fd(), &Event::Failed { reason: chain(&error) }, &[]);
@@ -59,7 +59,6 @@ pub(crate) fn live(channel: OwnedFd, blueprint: Blueprint<'_>) -> i32 {
 /// The order is that of the measurements: the network driver waits for tap0 only, and needs longest.
 fn build(channel: &OwnedFd, blueprint: Blueprint<'_>) -> Result<Vec<String>, Error> {
     let spec = blueprint.spec;
-    settle(channel)?;
     network::make_tap()?;
     message::send(channel.as_fd(), &Event::Tap, &[])?;
     network::configure(&spec.network)?;
@@ -76,10 +75,11 @@ fn build(channel: &OwnedFd, blueprint: Blueprint<'_>) -> Result<Vec<String>, Err
 }
 
 /// Ties this process to the supervisor and takes from it what it shall not have.
-fn settle(channel: &OwnedFd) -> Result<(), Error> {
+fn settle(channel: &OwnedFd, output: &OwnedFd) -> Result<(), Error> {
     nix::sys::prctl::set_name(c"u7s-init").map_err(call("take the name u7s-init"))?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(call("ask for the signal at the supervisor's death"))?;
+    nix::unistd::dup2_stderr(output).map_err(call("redirect standard error"))?;
     u7s_sys::fork::close_all_but(&[channel.as_fd()])
         .map_err(Error::system("close the supervisor's descriptors"))?;
     let null =
