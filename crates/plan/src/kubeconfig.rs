@@ -80,6 +80,25 @@ pub fn rebuild(value: &Value) -> Result<String, Error> {
     Ok(format!("{built:#}\n"))
 }
 
+/// Whether the kubeconfig `there` already leads where the text that [`rebuild`] made leads: it has the same cluster, the same
+/// user, and the context of both. What else is in it, and what its owner chose of it, is its owner's.
+#[must_use]
+pub fn holds(there: &Value, rebuilt: &str) -> bool {
+    let Ok(wanted) = serde_json::from_str::<Value>(rebuilt) else { return false };
+    let same = |list: &str, inner: &str, name: &str| {
+        let of = |value| entry(value, list, inner, name).ok();
+        of(&wanted).is_some() && of(&wanted) == of(there)
+    };
+    let context = entry(there, "contexts", "context", "kubernetes-admin@kubernetes").ok();
+    let refers = |key: &str, name: &str| {
+        context.is_some_and(|context| context.get(key).and_then(Value::as_str) == Some(name))
+    };
+    same("clusters", "cluster", "kubernetes")
+        && same("users", "user", "kubernetes-admin")
+        && refers("cluster", "kubernetes")
+        && refers("user", "kubernetes-admin")
+}
+
 /// The object `inner` of the one element of the list `list` that is called `name`.
 fn entry<'a>(value: &'a Value, list: &str, inner: &str, name: &str) -> Result<&'a Map<String, Value>, Error> {
     let shape = |need| Error::Shape { path: format!("{list}[].{inner}"), need };
@@ -170,6 +189,31 @@ mod tests {
         expected.as_object_mut().unwrap().remove("preferences");
         let built: Value = serde_json::from_str(&rebuild(&admin()).unwrap()).unwrap();
         assert_eq!(built, expected);
+    }
+
+    #[test]
+    fn a_kubeconfig_with_more_in_it_still_leads_here_and_one_with_another_key_does_not() {
+        let rebuilt = rebuild(&admin()).unwrap();
+        assert!(holds(&admin(), &rebuilt));
+        let mut more = admin();
+        more["contexts"][0]["context"]["namespace"] = json!("shop");
+        more["clusters"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"name": "other", "cluster": {"server": "https://x:1"}}));
+        more["current-context"] = json!("other");
+        assert!(holds(&more, &rebuilt));
+        for (pointer, value) in [
+            ("/users/0/user/client-key-data", json!("LS0tLS1CRUdJTiBPTEQ=")),
+            ("/clusters/0/cluster/server", json!("https://10.77.0.12:6443")),
+            ("/contexts/0/context/user", json!("joe")),
+            ("/clusters", json!([])),
+        ] {
+            let mut other = admin();
+            *other.pointer_mut(pointer).unwrap() = value;
+            assert!(!holds(&other, &rebuilt), "{pointer}");
+        }
+        assert!(!holds(&Value::Null, &rebuilt));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use u7s_plan::{kubeconfig, yaml};
 
 use super::{Applier, Ended};
 use crate::error::Error;
-use crate::files::{self, LIMIT};
+use crate::files::{self, LIMIT, Rights};
 
 impl Applier<'_> {
     /// The source belongs to the node's user: it is read as data, and only checked parts of it are written.
@@ -28,6 +28,9 @@ impl Applier<'_> {
             self.make_dir(realm, dir, rights, false)?;
         }
         let rights = self.rights(owner, 0o600)?;
+        if leads_there(path, rights, &rebuilt)? {
+            return Ok(Ended::Held);
+        }
         self.write_file(realm, path, rights, rebuilt.as_bytes())
     }
 
@@ -39,6 +42,15 @@ impl Applier<'_> {
             Ok(Ended::Held)
         }
     }
+}
+
+/// Whether what lies at `path` needs nothing of us, though its owner may have added to it since.
+///
+/// Nobody but its owner may read it: what is looser is written anew.
+fn leads_there(path: &Path, rights: Rights, rebuilt: &str) -> Result<bool, Error> {
+    let Some(seen) = files::read(path, LIMIT)?.filter(|seen| seen.rights == rights) else { return Ok(false) };
+    let document = std::str::from_utf8(&seen.bytes).ok().and_then(|text| single(text).ok());
+    Ok(document.is_some_and(|document| kubeconfig::holds(&document, rebuilt)))
 }
 
 fn single(text: &str) -> Result<Value, String> {

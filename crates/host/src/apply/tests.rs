@@ -316,6 +316,27 @@ mod kubeconfigs {
         assert_eq!(fs::read(&ours).unwrap(), b"theirs");
     }
 
+    /// Every further init overwrote a namespace that was chosen and other clusters that were added.
+    #[test]
+    fn what_the_administrator_added_to_a_published_kubeconfig_stays() {
+        let place = Place::new();
+        fs::create_dir_all(place.at("root")).unwrap();
+        fs::write(place.at("admin.conf"), admin_conf("https://192.0.2.7:6443", "")).unwrap();
+        place.apply(&publish(&place)).unwrap();
+        let ours = place.at("root/.kube/config");
+        let more = fs::read_to_string(&ours).unwrap().replace(
+            "\"user\": \"kubernetes-admin\"\n",
+            "\"user\": \"kubernetes-admin\", \"namespace\": \"shop\"\n",
+        );
+        assert!(more.contains("shop"), "{more}");
+        fs::write(&ours, &more).unwrap();
+        assert_eq!(place.apply(&publish(&place)).unwrap().held, 1);
+        assert_eq!(fs::read_to_string(&ours).unwrap(), more);
+        fs::write(place.at("admin.conf"), admin_conf("https://192.0.2.8:6443", "")).unwrap();
+        assert_eq!(place.apply(&publish(&place)).unwrap().done, 1);
+        assert!(!fs::read_to_string(&ours).unwrap().contains("shop"));
+    }
+
     #[test]
     fn ours_is_removed_where_there_was_none_and_a_foreign_one_is_never_touched() {
         let place = Place::new();
