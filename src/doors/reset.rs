@@ -39,7 +39,19 @@ pub(super) fn run(request: &request::Reset) -> Result<End, Error> {
 }
 
 fn plan(config: &Config, request: &request::Reset) -> Result<Plan, Error> {
-    Ok(u7s_plan::reset::reset(config, request, &probe::facts(config)?))
+    let request = request::Reset { document: document(request)?, ..request.clone() };
+    Ok(u7s_plan::reset::reset(config, &request, &probe::facts(config)?))
+}
+
+/// The ResetConfiguration in the user's file, relative to the directory that he called us from.
+fn document(request: &request::Reset) -> Result<Option<serde_json::Value>, Error> {
+    let Some(path) = &request.config else { return Ok(None) };
+    let name = path.display().to_string();
+    let documents = u7s_plan::yaml::documents(&machine::document(path)?, &name)?;
+    match documents.into_iter().find(|document| document["kind"] == "ResetConfiguration") {
+        Some(document) => Ok(Some(document)),
+        None => Err(Error::Usage(format!("{name}: no ResetConfiguration found in the configuration file"))),
+    }
 }
 
 fn apply(config: &Config, plan: &Plan) -> Result<End, Error> {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::need::Ignored;
 
 /// Flags whose values are secrets: shown as `<redacted>` wherever a request is printed.
@@ -73,6 +75,8 @@ pub struct Reset {
     pub pass_flags: Vec<String>,
     /// `--config`; a relative path means the caller's directory.
     pub config: Option<PathBuf>,
+    /// The ResetConfiguration of [`Self::config`], read by the door.
+    pub document: Option<Value>,
     /// `-f`, `--force`: no question; also in [`Self::pass_flags`].
     pub force: bool,
     /// `--dry-run`.

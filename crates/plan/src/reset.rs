@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use secrecy::SecretString;
+
 use crate::config::Config;
 use crate::crio;
 use crate::facts::Facts;
@@ -69,9 +71,14 @@ fn cluster(config: &Config, request: &request::Reset, facts: &Facts) -> Vec<Step
     let kubeadm = facts.programs.get("kubeadm").cloned().flatten().unwrap_or_else(|| host::KUBEADM.into());
     let mut argv = vec![kubeadm.display().to_string(), "reset".into()];
     argv.extend(request.pass_flags.iter().filter(|flag| !is_force(flag)).cloned());
-    argv.push("--force".into());
-    let run =
-        Action::Run { argv, config: None, done_when: None, seconds: 600 * u64::from(config.timeout_factor) };
+    // kubeadm takes no --force beside a configuration, which has a field for it.
+    let document = request.document.clone().map(|mut document| {
+        document.as_object_mut().map(|fields| fields.insert("force".into(), true.into()));
+        SecretString::from(format!("{document:#}\n"))
+    });
+    argv.push(if document.is_some() { "--config={config}" } else { "--force" }.into());
+    let seconds = 600 * u64::from(config.timeout_factor);
+    let run = Action::Run { argv, config: document, done_when: None, seconds };
     vec![Step::inside(run, "leaves the cluster, ends its pods")]
 }
 

@@ -157,6 +157,33 @@ fn a_hosts_file_against_advertisements_does_not_burst_the_specification() {
     assert!(outcome.node.hosts.contains("10.1.2.3 host-0.example\n") && !outcome.node.hosts.contains("ads."));
 }
 
+/// The user's file was taken and never read.
+#[test]
+fn reset_hands_its_configuration_to_kubeadm_with_the_answer_that_was_given() {
+    let mut facts = machine();
+    facts.unit.active = "active".into();
+    let document = serde_json::json!({
+        "apiVersion": "kubeadm.k8s.io/v1beta4", "kind": "ResetConfiguration", "unmountFlags": ["MNT_DETACH"],
+    });
+    let request = Reset {
+        pass_flags: vec!["--force=true".into(), "--v=5".into()],
+        document: Some(document),
+        ..Reset::default()
+    };
+    let plan = reset(&Config::default(), &request, &facts);
+    let steps = plan.phases.iter().flat_map(|phase| &phase.steps);
+    let runs: Vec<_> = steps
+        .filter_map(|step| match &step.action {
+            Action::Run { argv, config, .. } => Some((argv.join(" "), config.clone())),
+            _ => None,
+        })
+        .collect();
+    let [(argv, Some(config))] = runs.as_slice() else { panic!("no configuration") };
+    assert_eq!(argv, "/usr/bin/kubeadm reset --v=5 --config={config}");
+    let config: serde_json::Value = serde_json::from_str(config.expose_secret()).unwrap();
+    assert_eq!((&config["force"], &config["unmountFlags"][0]), (&true.into(), &"MNT_DETACH".into()));
+}
+
 /// What kubeadm is told to ignore.
 fn kubeadm_ignores(outcome: &Outcome) -> Vec<String> {
     let steps = outcome.plan.phases.iter().flat_map(|phase| &phase.steps);
