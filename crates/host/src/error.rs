@@ -265,6 +265,14 @@ pub enum Error {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// What the node's user made in a directory that is root's again.
+    #[error("{} of uid {uid} is left in a directory of root: look at it and remove it", path.display())]
+    LeftBehind {
+        /// It.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
     /// Several things went wrong in one step that goes on after errors.
     #[error("{}", .errors.iter().map(whole).collect::<Vec<_>>().join("; "))]
     Several {

@@ -22,6 +22,7 @@ fn main() {
         Trial::test("s7_a_step_of_the_user_is_done_as_the_user_and_undone", as_the_user),
         Trial::test("s7_a_link_planted_by_the_user_leads_nobody_out", planted),
         Trial::test("s7_a_racing_user_cannot_lead_root_out_of_its_tree", raced),
+        Trial::test("what_the_user_left_in_a_directory_that_is_roots_again_is_named", left_behind),
         Trial::test("a_tree_of_several_owners_is_removed_by_root", several_owners),
     ];
     libtest_mimic::run(&arguments, trials).exit();
@@ -132,6 +133,25 @@ fn raced() -> Result<(), Failed> {
     let seen = fs::read_dir(place.at("target"))?.count();
     println!("{rounds} rounds, {done} of {} steps met a directory", rounds * 2);
     check(seen == 1 && fs::read(place.at("target/precious"))? == b"precious", "root's directory is untouched")
+}
+
+/// A static pod that the user left in /etc/kubernetes/manifests would be run by the next rootful kubelet.
+fn left_behind() -> Result<(), Failed> {
+    let place = Place::new();
+    fs::create_dir(place.at("manifests"))?;
+    let fit = Action::MakeDir { path: place.at("manifests"), mode: 0o700, owner: Owner::Node, fit: true };
+    place.apply(Realm::Root, fit)?;
+    fs::write(place.at("manifests/pod.yaml"), "")?;
+    chown(place.at("manifests/pod.yaml"), Some(ID), Some(ID))?;
+    let refused = place.apply(Realm::Root, Action::RestoreHost).map(drop).unwrap_err();
+    let cause = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
+    check(cause.contains("pod.yaml of uid 65534 is left in a directory of root"), &cause)?;
+    let seen = fs::metadata(place.at("manifests"))?;
+    check((seen.uid(), seen.mode() & 0o7777) == (0, 0o755), "the directory is root's again")?;
+    check(place.apply(Realm::Root, Action::RestoreHost).is_err(), "it is told again")?;
+    fs::remove_file(place.at("manifests/pod.yaml"))?;
+    place.apply(Realm::Root, Action::RestoreHost)?;
+    check(!place.at("undo.json").exists(), "the book is gone")
 }
 
 fn several_owners() -> Result<(), Failed> {

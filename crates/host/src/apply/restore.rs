@@ -1,6 +1,6 @@
 //! Undoes what the book of former values holds, last change first.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use u7s_plan::step::Realm;
 
@@ -51,11 +51,16 @@ impl Applier<'_> {
     fn restore_directories(&mut self) -> Vec<Error> {
         let mut directories: Vec<(PathBuf, Option<FormerRights>)> =
             self.undo.former().directories.iter().map(|(path, former)| (path.clone(), *former)).collect();
+        let node = self.user().ok().map(|user| user.uid);
         directories.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
         let restore = |(path, former): (PathBuf, Option<FormerRights>)| match former {
             None => files::remove_dir(&path).map(drop),
             Some(former) => match files::directory(&path) {
-                Ok(Some(_)) => files::make_dir(&path, Rights::from(former)),
+                Ok(Some(_)) => {
+                    let node = node.filter(|node| *node != former.uid);
+                    let fitted = files::make_dir(&path, Rights::from(former));
+                    fitted.and_then(|()| node.map_or(Ok(()), |node| given_back(&path, node)))
+                }
                 other => other.map(drop),
             },
         };
@@ -84,4 +89,15 @@ impl Applier<'_> {
         let user = former.user.as_deref().map(remove_user);
         subids.into_iter().chain(user).filter_map(Result::err).collect()
     }
+}
+
+/// A directory of the node's user that is root's again may hold what that user put there: a rootful kubelet would run
+/// such a static pod. The directory is closed to the user first, then looked into.
+fn given_back(path: &Path, node: u32) -> Result<(), Error> {
+    for name in files::list(path)? {
+        if files::stat(&path.join(&name))?.is_some_and(|entry| entry.st_uid == node) {
+            return Err(Error::LeftBehind { path: path.join(name), uid: node });
+        }
+    }
+    Ok(())
 }
