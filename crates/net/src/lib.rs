@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod driver;
+pub mod echo;
 mod error;
 pub mod forward;
 pub mod slirp4netns;

@@ -1,9 +1,10 @@
 //! The network driver's process: attached, watched, attached again.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe::Receiver;
@@ -12,12 +13,22 @@ use u7s_net::{Driver, Link};
 
 use crate::backoff::Backoff;
 use crate::journal::Journal;
+use crate::probe::Echo;
 use crate::serve::Happened;
 use crate::watch::watch;
 use crate::{Error, output};
 
 /// How long a driver may take to say that it is ready.
 pub(crate) const READY: Duration = Duration::from_secs(10);
+
+/// How often a running driver is asked for an echo.
+const HEALTH: Duration = Duration::from_secs(5);
+
+/// How soon it is asked again after a miss.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Echoes in a row that may be missing before it is killed: with three seconds each that is seen within 16 s.
+const MISSES: u32 = 3;
 
 /// How long it may take to end by itself.
 const GRACE: Duration = Duration::from_secs(2);
@@ -31,6 +42,10 @@ pub(crate) struct Attachment {
     since: Instant,
     due: Option<Instant>,
     backoff: Backoff,
+    probe_at: Option<Instant>,
+    /// The current process has answered once: only then its silence means something.
+    answered: bool,
+    misses: u32,
 }
 
 impl Attachment {
@@ -51,6 +66,9 @@ impl Attachment {
             since,
             due: Some(since + READY),
             backoff: Backoff::default(),
+            probe_at: None,
+            answered: false,
+            misses: 0,
         })
     }
 
@@ -71,7 +89,35 @@ impl Attachment {
 
     /// When it must have become ready, or shall be attached again.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.due
+        self.due.into_iter().chain(self.probe_at).min()
+    }
+
+    /// The process to ask for an echo now, if one is due.
+    pub(crate) fn take_probe(&mut self, now: Instant) -> Option<i32> {
+        self.probe_at.take_if(|at| *at <= now).and(self.pid())
+    }
+
+    /// What came of asking the process `pid`; one that was silent too often is killed, which also ends a stopped one.
+    pub(crate) fn probed(&mut self, pid: i32, answer: Result<Echo, String>) {
+        let Some(link) = self.link.as_ref().filter(|link| link.pid == pid && self.ready) else { return };
+        self.probe_at = Some(Instant::now() + HEALTH);
+        match answer {
+            Ok(echo) => {
+                self.answered |= echo == Echo::Answered;
+                self.misses = 0;
+            }
+            Err(_) if !self.answered => {}
+            Err(reason) => {
+                self.misses += 1;
+                self.probe_at = Some(Instant::now() + AGAIN);
+                let killed = self.misses >= MISSES;
+                tracing::warn!(pid, reason, killed, "the network driver does not answer");
+                if killed {
+                    self.probe_at = None;
+                    let _ = u7s_sys::pidfd::signal(link.pidfd.as_fd(), Some(Signal::SIGKILL));
+                }
+            }
+        }
     }
 
     /// Sends what the current process writes to the journal, and its readiness and end to `happened`.
@@ -100,6 +146,8 @@ impl Attachment {
         if self.pid() == Some(pid) {
             self.ready = true;
             self.due = None;
+            (self.answered, self.misses) = (false, 0);
+            self.probe_at = Some(Instant::now());
         }
     }
 
@@ -151,6 +199,7 @@ impl Attachment {
 
     /// Ends the process, if there is one, and reaps it.
     pub(crate) fn reap(&mut self) {
+        self.probe_at = None;
         if let Some(link) = self.link.take() {
             let pid = link.pid;
             match link.detach(GRACE) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -46,6 +47,11 @@ pub(crate) enum Command {
     ConnectPort {
         /// Port.
         port: u16,
+    },
+    /// Make a raw ICMP socket that speaks with one host. Answer: [`Answer::Descriptor`].
+    ConnectIcmp {
+        /// The host.
+        host: Ipv4Addr,
     },
     /// Open a file for reading. Answer: [`Answer::Descriptor`].
     Open {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,6 +76,11 @@ impl PidOne {
     /// A descriptor that connects to a TCP port of 127.0.0.1 inside.
     pub(crate) async fn connect_port(&self, port: u16) -> Result<OwnedFd, Error> {
         self.borrow("connect inside", Command::ConnectPort { port }).await
+    }
+
+    /// A raw ICMP socket inside that speaks with one host.
+    pub(crate) async fn connect_icmp(&self, host: Ipv4Addr) -> Result<OwnedFd, Error> {
+        self.borrow("ask a host inside", Command::ConnectIcmp { host }).await
     }
 
     /// A descriptor of a file inside, open for reading.

@@ -1,20 +1,26 @@
-//! Asks components whether they still answer: crio over CRI, the kubelet at its health port.
+//! Asks whether all still answer: crio over CRI, the kubelet at its health port, the network driver by an echo, and the
+//! forwarded ports by a connection.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use u7s_plan::control::Runtime;
-use u7s_plan::node::ComponentName;
+use u7s_plan::node::{ComponentName, Forward};
 
-use crate::cri;
 use crate::pid_one::PidOne;
 use crate::serve::Happened;
+use crate::watch::watch;
+use crate::{cri, start};
 
 /// The kubelet's `healthzPort`.
 ///
@@ -51,6 +57,104 @@ pub(crate) fn ask(
         };
         let _ = happened.send(Happened::Probed(Probed { name, pid, answer })).await;
     });
+}
+
+/// How long the driver may take to answer an echo: it is on this machine.
+const ECHO: Duration = Duration::from_secs(3);
+
+/// Packets that the driver took from tap0, counted when they are read: a driver that is merely busy goes on counting.
+///
+/// Source: drivers/net/tun.c, `tun_put_user`.
+const CARRIED: &str = "/sys/class/net/tap0/statistics/tx_packets";
+
+/// Asks the driver's process `pid` in the background.
+pub(crate) fn ask_driver(pid: i32, pid_one: PidOne, gateway: Ipv4Addr, happened: mpsc::Sender<Happened>) {
+    tokio::spawn(async move {
+        let before = carried(&pid_one).await;
+        let answer = match pid_one.connect_icmp(gateway).await {
+            Ok(socket) => timeout(ECHO, echo(socket)).await,
+            // That is not the driver's fault.
+            Err(_) => Ok(Ok(Echo::NotAsked)),
+        };
+        let answer = match answer {
+            Ok(Ok(echo)) => Ok(echo),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer to an echo within {} s", ECHO.as_secs())),
+        };
+        let answer = match answer {
+            Err(_) if before.is_some() && carried(&pid_one).await != before => Ok(Echo::NotAsked),
+            answer => answer,
+        };
+        let _ = happened.send(Happened::DriverProbed(pid, answer)).await;
+    });
+}
+
+/// What came of a question to the driver that did not show it to be hung.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Echo {
+    /// It answered.
+    Answered,
+    /// It could not be asked, or was too busy.
+    NotAsked,
+}
+
+/// # Errors
+/// The question could not be sent for lack of room, which a driver that does not read causes.
+async fn echo(socket: OwnedFd) -> io::Result<Echo> {
+    let socket = watch(socket)?;
+    let token = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let token = u64::from(token.subsec_nanos()) << 32 | token.as_secs() & u64::from(u32::MAX);
+    let quiet = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    match send(socket.as_raw_fd(), &u7s_net::echo::question(token), quiet) {
+        // A packet filter of the node forbids it.
+        Err(Errno::EPERM) => return Ok(Echo::NotAsked),
+        answer => answer?,
+    };
+    let mut packet = [0; 128];
+    loop {
+        let mut ready = socket.readable().await?;
+        match recv(socket.as_raw_fd(), &mut packet, quiet) {
+            Ok(length) if u7s_net::echo::is_answer(&packet[..length], token) => return Ok(Echo::Answered),
+            Ok(_) => {}
+            Err(Errno::EAGAIN) => ready.clear_ready(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn carried(pid_one: &PidOne) -> Option<String> {
+    start::read_inside(pid_one, Path::new(CARRIED)).await.ok().flatten()
+}
+
+/// How long the forwarded ports together may take until a connection to each gets through.
+const FORWARDED: Duration = Duration::from_secs(10);
+
+/// How long one connection may be silent.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Connects to each forwarded port until something inside has answered; nothing listens there yet, so that is a reset.
+///
+/// The host's kernel accepts before the forwarder does: being connected proves nothing.
+pub(crate) fn ask_forwards(forwards: Vec<Forward>, happened: mpsc::Sender<Happened>) {
+    tokio::spawn(async move {
+        let all = async {
+            for forward in &forwards {
+                while timeout(SILENCE, reach(forward)).await.is_err() {}
+            }
+        };
+        let answered = timeout(FORWARDED, all).await.is_ok();
+        let _ = happened.send(Happened::Forwarded(answered)).await;
+    });
+}
+
+/// Ends with the connection, or with the first word that is said over it.
+async fn reach(forward: &Forward) {
+    if let Ok(mut stream) = TcpStream::connect((forward.address, forward.port)).await {
+        let _ = stream.read(&mut [0; 1]).await;
+    } else {
+        // Refused by the host itself: there is nothing to be learnt before the silence is over.
+        std::future::pending::<()>().await;
+    }
 }
 
 async fn ask_runtime(descriptor: OwnedFd) -> Result<Runtime, String> {

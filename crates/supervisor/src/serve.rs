@@ -18,7 +18,7 @@ use crate::link::Attachment;
 use crate::message::{Event, Exit};
 use crate::notify::Notifier;
 use crate::pid_one::PidOne;
-use crate::probe::Probed;
+use crate::probe::{Echo, Probed};
 use crate::service::{Due, Service};
 use crate::tree::Tree;
 use crate::{Error, Prepared, cgroup, probe, start};
@@ -40,6 +40,10 @@ pub(crate) enum Happened {
     DriverReady(i32),
     /// The driver's process of this pid has ended.
     DriverEnded(i32),
+    /// The driver's process of this pid was asked for its health.
+    DriverProbed(i32, Result<Echo, String>),
+    /// Whether all forwarded ports were found to lead inside.
+    Forwarded(bool),
     /// A component was asked for its health.
     Probed(Probed),
 }
@@ -61,6 +65,8 @@ pub(crate) struct Node {
     pub(crate) began: Instant,
     /// When pid 1 must have built everything; none once it has.
     pub(crate) build_until: Option<Instant>,
+    /// A connection to each forwarded port got through, or cannot be waited for.
+    pub(crate) forwarded: bool,
     happened: mpsc::Sender<Happened>,
     /// Kept for its name on disk.
     _control: control::Socket,
@@ -127,6 +133,7 @@ impl Node {
             runtime: None,
             notifier: Notifier::new(),
             build_until: Some(Instant::now() + BUILD),
+            forwarded: spec.forwards.is_empty(),
             _control: control,
             spec,
             tree,
@@ -142,11 +149,12 @@ impl Node {
         })
     }
 
-    /// Whether READY=1 may be said: packets flow and CRI answers.
+    /// Whether READY=1 may be said: packets flow both ways and CRI answers.
     pub(crate) fn is_up(&self) -> bool {
         let crio = self.services.iter().find(|service| service.name() == ComponentName::Crio);
         self.build_until.is_none()
             && self.link.is_ready()
+            && self.forwarded
             && crio.is_none_or(|crio| crio.active() == ActiveState::Active)
     }
 
@@ -173,6 +181,14 @@ impl Node {
                 self.note_time(|timings| &mut timings.network_us);
             }
             Happened::DriverEnded(pid) => self.link.ended(pid),
+            Happened::DriverProbed(pid, answer) => self.link.probed(pid, answer),
+            Happened::Forwarded(answered) => {
+                self.forwarded = true;
+                if !answered {
+                    // Waiting longer would help nobody: a packet filter of the host may be all that is in the way.
+                    tracing::warn!("no connection to the forwarded ports got through from this host");
+                }
+            }
             Happened::Probed(probed) => self.hear_probed(probed),
         }
         Ok(())
@@ -196,6 +212,9 @@ impl Node {
                     self.acceptor
                         .attach(channel)
                         .map_err(|source| Error::Network { what: "attach the forwarder", source })?;
+                    if !self.forwarded {
+                        probe::ask_forwards(self.spec.forwards.clone(), self.happened.clone());
+                    }
                 }
             }
             Event::Exited { pid, exit } => self.hear_exit(pid, exit),
@@ -336,6 +355,10 @@ impl Node {
             let error = crate::error::chain(&error);
             tracing::error!(error, "the network driver cannot be watched, it is started again later");
             self.link.give_up();
+        }
+        if let Some(pid) = self.link.take_probe(now) {
+            let gateway = self.spec.network.gateway;
+            probe::ask_driver(pid, self.pid_one.clone(), gateway, self.happened.clone());
         }
         for index in 0..self.services.len() {
             while let Some(due) = self.services[index].take_due(now) {

@@ -72,7 +72,7 @@ async fn try_start(service: &Service, pid_one: &PidOne, journal: &Arc<Journal>) 
 }
 
 /// Text of a file inside; `None` if there is none.
-async fn read_inside(pid_one: &PidOne, path: &Path) -> Result<Option<String>, Error> {
+pub(crate) async fn read_inside(pid_one: &PidOne, path: &Path) -> Result<Option<String>, Error> {
     let file = match pid_one.open(path).await {
         Ok(descriptor) => File::from(descriptor),
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -22,6 +22,9 @@ impl Node {
                 format!("waiting for slirp4netns to be ready, at most {} s{times}", link::READY.as_secs()),
             );
         }
+        if !self.forwarded {
+            said.push("waiting for a connection through the forwarded ports, at most 10 s".to_owned());
+        }
         match (said.is_empty(), self.notifier.is_ready()) {
             (true, _) => "ready".to_owned(),
             (false, true) => format!("ready, but {}", said.join("; ")),

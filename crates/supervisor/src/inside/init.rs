@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrLike, UnixAddr, connect, socket,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrLike, UnixAddr, connect, socket,
 };
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -171,6 +171,7 @@ impl Init {
             Command::Start { argv, env } => self.start(&argv, &env, descriptors),
             Command::Connect { socket } => lend(connect_unix(&socket), "connect"),
             Command::ConnectPort { port } => lend(connect_port(port), "connect"),
+            Command::ConnectIcmp { host } => lend(connect_icmp(host), "connect"),
             Command::Open { path } => lend(open(&path), "open"),
             Command::SignalPods { signal } => {
                 let processes = pods::signal(Path::new(CGROUPS), Signal::try_from(signal).ok());
@@ -276,6 +277,14 @@ fn connect_unix(path: &Path) -> nix::Result<OwnedFd> {
 fn connect_port(port: u16) -> nix::Result<OwnedFd> {
     let address = SockaddrIn::from(std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
     begin(AddressFamily::Inet, &address)
+}
+
+/// Raw, since `ping_group_range` is the node's own affair.
+fn connect_icmp(host: Ipv4Addr) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Icmp)?;
+    connect(socket.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(host, 0)))?;
+    Ok(socket)
 }
 
 fn begin(family: AddressFamily, address: &dyn SockaddrLike) -> nix::Result<OwnedFd> {
