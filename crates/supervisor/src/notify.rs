@@ -1,5 +1,10 @@
 //! What systemd is told: readiness, a sentence, and that the loop is alive.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -7,11 +12,17 @@ use sd_notify::NotifyState;
 /// How often the loop turns where no watchdog is asked for.
 const IDLE: Duration = Duration::from_secs(15);
 
+/// How soon a message is sent again that systemd did not take.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// The messages that were sent, so that none is sent twice.
 #[derive(Debug)]
 pub(crate) struct Notifier {
+    systemd: Option<(UnixDatagram, SocketAddr)>,
     ready: bool,
     said: String,
+    /// systemd took what was said last.
+    taken: bool,
     every: Option<Duration>,
     ping_at: Instant,
 }
@@ -20,8 +31,10 @@ impl Notifier {
     /// Pings at half of `WATCHDOG_USEC`, if systemd set it for this process.
     pub(crate) fn new() -> Self {
         Self {
+            systemd: std::env::var_os("NOTIFY_SOCKET").and_then(|name| open(&name).ok()),
             ready: false,
             said: String::new(),
+            taken: true,
             every: sd_notify::watchdog_enabled().map(|limit| limit / 2),
             ping_at: Instant::now(),
         }
@@ -32,22 +45,23 @@ impl Notifier {
         self.ready
     }
 
-    /// Sends `STATUS=` if the sentence is new, and once `READY=1` when `up`.
+    /// Sends `STATUS=` if the sentence is new, and once `READY=1` when `up`; what is not taken is sent again soon.
     pub(crate) fn publish(&mut self, state: &str, up: bool) {
         if self.said != state {
             state.clone_into(&mut self.said);
             tracing::info!("{state}");
-            send(NotifyState::Status(state));
+            self.taken = false;
         }
-        if up && !self.ready {
-            self.ready = true;
-            send(NotifyState::Ready);
+        self.taken = self.taken || self.send(NotifyState::Status(state));
+        self.ready = self.ready || up && self.send(NotifyState::Ready);
+        if !self.taken || up && !self.ready {
+            self.ping_at = self.ping_at.min(Instant::now() + AGAIN);
         }
     }
 
     /// Sends `STOPPING=1`.
     pub(crate) fn stopping(&mut self, state: &str) {
-        send(NotifyState::Stopping);
+        self.send(NotifyState::Stopping);
         self.publish(state, false);
     }
 
@@ -61,7 +75,7 @@ impl Notifier {
         if self.ping_at <= now {
             self.ping_at = now + self.every.unwrap_or(IDLE);
             if self.every.is_some() {
-                send(NotifyState::Watchdog);
+                self.send(NotifyState::Watchdog);
             }
         }
     }
@@ -71,11 +85,61 @@ impl Notifier {
         self.ping_at = Instant::now();
         self.ping_if_due(self.ping_at);
     }
+
+    /// Whether systemd took it, or never will. A systemd that is busy or stopped must not stop the node as well, so this
+    /// does not block, as sd_notify(3) would.
+    ///
+    /// Without systemd there is nobody to tell, and one that does not listen is not helped by our death.
+    fn send(&self, state: NotifyState<'_>) -> bool {
+        let Some((socket, systemd)) = &self.systemd else { return true };
+        match socket.send_to_addr(state.to_string().as_bytes(), systemd) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => {
+                tracing::debug!(%error, "systemd was not notified");
+                true
+            }
+            Ok(_) => true,
+        }
+    }
 }
 
-/// Without systemd there is nobody to tell, and a systemd that does not listen is not helped by our death.
-fn send(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::debug!(%error, "systemd was not notified");
+/// A socket that can be sent from, and the one that `NOTIFY_SOCKET` names: a path, or `@` and an abstract name.
+///
+/// Source: sd_notify(3).
+fn open(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
+    let systemd = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    Ok((socket, systemd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_systemd_that_does_not_listen_blocks_nobody_and_hears_of_readiness_later() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("notify");
+        let systemd = UnixDatagram::bind(&path).unwrap();
+        let mut notifier = Notifier::new();
+        notifier.systemd = Some(open(path.as_os_str()).unwrap());
+        for number in 0..10_000 {
+            notifier.publish(&number.to_string(), false);
+        }
+        notifier.publish("ready", true);
+        assert!(!notifier.is_ready() && notifier.next_ping() <= Instant::now() + AGAIN);
+        systemd.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 64];
+        while systemd.recv(&mut buffer).is_ok() {}
+        notifier.publish("ready", true);
+        assert!(notifier.is_ready());
+        let length = systemd.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"STATUS=ready");
+        let length = systemd.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"READY=1");
     }
 }
