@@ -103,6 +103,21 @@ impl Bench {
         (status, fs::read_to_string(self.path("output")).unwrap())
     }
 
+    /// Sends SIGTERM that long after the supervisor's first appearance and waits for its end.
+    pub(crate) fn interrupt(&self, after: Duration) {
+        let mut child = self.spawn();
+        let pid = i32::try_from(child.id()).unwrap();
+        wait_for("the supervisor's process", START, || {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+            name.starts_with("u7s-super").then_some(())
+        });
+        std::thread::sleep(after);
+        kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+        wait_for("the supervisor to end", START, || child.try_wait().unwrap());
+        // It may have become ready before; the next one shall not be taken for it.
+        while self.notify.recv(&mut [0; 4096]).is_ok() {}
+    }
+
     fn spawn(&self) -> Child {
         fs::write(self.path("node.json"), serde_json::to_vec(&self.spec).unwrap()).unwrap();
         fs::write(self.path("subids"), &self.subids).unwrap();

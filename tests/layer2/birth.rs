@@ -163,3 +163,32 @@ fn systemd_is_told_what_is_waited_for_and_that_the_loop_lives() {
 fn last_capability() -> u32 {
     fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap().trim().parse().unwrap()
 }
+
+#[test]
+fn what_a_pod_that_broke_out_planted_does_not_keep_the_node_from_starting() {
+    let mut bench = Bench::new();
+    bench.prelude = r#"
+        mkdir -p "$BENCH/home/node/resolv.conf/full"
+        ln -s /dev/zero "$BENCH/home/node/hosts"
+        mkfifo "$BENCH/home/node/units.json" "$BENCH/home/node/hosts.new"
+        chown -hR "$OWN:$OWN" "$BENCH/home/node""#;
+    let node = bench.start();
+    assert_eq!(node.inside("cat /etc/resolv.conf"), "nameserver 10.41.0.3\n");
+    assert_eq!(node.inside("tail -1 /etc/hosts"), "192.0.2.10 n1\n");
+}
+
+#[test]
+fn pid_one_holds_nothing_that_leads_to_the_hosts_journal() {
+    let node = Bench::new().start();
+    let supervisors = fs::read_link(format!("/proc/{}/fd/2", node.pid())).unwrap();
+    for entry in fs::read_dir(format!("/proc/{}/fd", node.init())).unwrap().flatten() {
+        assert_ne!(fs::read_link(entry.path()).unwrap(), supervisors);
+    }
+}
+
+#[test]
+fn the_nodes_cgroups_are_bounded() {
+    let node = Bench::new().start();
+    let limits = node.inside("cat /sys/fs/cgroup/cgroup.max.depth /sys/fs/cgroup/cgroup.max.descendants");
+    assert_eq!(limits, "64\n20000\n");
+}

@@ -162,3 +162,35 @@ fn a_stranger_is_refused_even_where_the_directory_lets_him_in() {
     let said = node.outside(&ask);
     assert_eq!(said.trim(), r#"{"answer":"refused","reason":"only root and the node's user may ask"}"#);
 }
+
+#[test]
+fn silent_clients_of_the_nodes_user_keep_root_from_nothing() {
+    let node = start(&["/bin/sleep", "infinity"]);
+    let crowd = "import socket, time\n\
+         all = []\n\
+         for _ in range(64):\n    s = socket.socket(socket.AF_UNIX); s.connect('/run/u7s/control.sock'); all.append(s)\n\
+         open('/root/crowd', 'w').close(); time.sleep(20)";
+    node.inside(&format!("/usr/bin/python3 -c \"{crowd}\" >/dev/null 2>&1 &"));
+    node.inside("until test -e /root/crowd; do sleep 0.05; done");
+    let begun = std::time::Instant::now();
+    assert!(node.now().ready);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn an_environment_file_that_no_packet_can_carry_is_no_death_of_the_node() {
+    let mut bench = Bench::new();
+    let mut spec = component(Kubelet, &["/bin/sleep"]);
+    spec.env_files = vec![bench.path("target/flags.env")];
+    spec.arg_vars = vec!["FLAGS".into()];
+    spec.always = false;
+    bench.spec.components.push(spec);
+    let node = bench.start();
+    node.inside(&format!(
+        "(echo -n FLAGS=; head -c 60000 /dev/zero | tr '\\0' '\\001') > {}",
+        node.bench.path("target/flags.env").display()
+    ));
+    let said = node.ask(&Request::Start { component: Kubelet });
+    assert!(matches!(&said, Answer::Refused { reason } if reason.contains("EMSGSIZE")), "{said:?}");
+    assert!(node.now().ready);
+}

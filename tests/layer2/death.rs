@@ -112,3 +112,15 @@ fn a_hung_pid_one_ends_the_node() {
     assert_nothing_is_left(&node);
     assert!(node.output().contains("waited 5 s for an answer of the node's pid 1"), "{}", node.output());
 }
+
+#[test]
+fn sigterm_at_any_moment_of_the_start_leaves_no_process() {
+    for delay in [0, 1, 2, 4, 8, 12, 16, 24, 32, 48] {
+        let bench = Bench::new();
+        let (uid, cgroup) = (bench.uid, bench.cgroup().join("node"));
+        bench.interrupt(Duration::from_millis(delay));
+        wait_for("the user's last process to end", REMAINS, || of_user(uid).is_empty().then_some(()));
+        // What a start cut off in its first moments leaves is an empty directory, which the next one removes.
+        assert!(bench.start().now().ready, "{}", cgroup.display());
+    }
+}

@@ -74,3 +74,89 @@ fn a_forwarded_port_leads_inside_also_after_the_forwarder_was_killed() {
     node.inside(&format!("kill -9 {forwarder}"));
     wait_for("the port through another forwarder", Duration::from_secs(10), through);
 }
+
+#[test]
+fn f9_a_stopped_driver_is_found_out_and_replaced() {
+    let node = Bench::new().start();
+    let _server = node.serve(&echo("192.0.2.20", 8080));
+    wait_for("a packet to pass", Duration::from_secs(5), || told(&node));
+    let first = node.status().driver_pid.unwrap();
+    kill(Pid::from_raw(first), Signal::SIGSTOP).unwrap();
+    wait_for("another driver to be ready", Duration::from_secs(25), || {
+        let now = node.now();
+        (now.driver_pid.is_some_and(|pid| pid != first) && now.state == "ready").then_some(())
+    });
+    wait_for("a packet to pass again", Duration::from_secs(5), || told(&node));
+    assert!(!std::path::Path::new(&format!("/proc/{first}")).exists());
+}
+
+#[test]
+fn a_driver_that_answers_no_echo_for_a_packet_filter_is_left_alone() {
+    let node = Bench::new().start();
+    let first = node.status().driver_pid;
+    wait_for("the first echo", Duration::from_secs(5), || {
+        let seen = node.inside("cat /sys/class/net/tap0/statistics/rx_packets");
+        (seen.trim() != "0").then_some(())
+    });
+    node.inside(
+        "nft add table ip t; nft add chain ip t o '{ type filter hook output priority 0; }'; \
+         nft add rule ip t o ip protocol icmp drop",
+    );
+    std::thread::sleep(Duration::from_secs(20));
+    assert_eq!((node.now().driver_pid, node.now().state.as_str()), (first, "ready"));
+}
+
+#[test]
+fn ready_means_that_the_forwarded_ports_lead_inside() {
+    let mut bench = Bench::new();
+    bench.spec.forwards.push(Forward { protocol: Protocol::Tcp, address: NODE_IP, port: 16443 });
+    let node = bench.start();
+    assert!(node.now().connections.limit > 0);
+    let said = node.outside(&client(NODE_IP, 16443));
+    assert!(said.contains("Connection reset by peer") || said.contains("Connection refused"), "{said}");
+    assert!(!node.output().contains("no connection to the forwarded ports"), "{}", node.output());
+}
+
+/// Open descriptors of a process, by what they are.
+fn descriptors(pid: i32) -> Vec<String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let links = entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    let mut kinds: Vec<String> = links
+        .map(|link| link.display().to_string().split('[').next().unwrap_or_default().to_owned())
+        .collect();
+    kinds.sort();
+    kinds
+}
+
+#[test]
+fn restarts_of_driver_and_forwarder_leave_no_descriptor_behind() {
+    let mut bench = Bench::new();
+    bench.spec.forwards.push(Forward { protocol: Protocol::Tcp, address: NODE_IP, port: 16443 });
+    let node = bench.start();
+    let settled = || {
+        std::thread::sleep(Duration::from_millis(300));
+        (descriptors(node.pid()), descriptors(node.init()))
+    };
+    let before = settled();
+    let mut last = node.status().driver_pid.unwrap();
+    // The pauses double with each death: more of them would take minutes.
+    for _ in 0..6 {
+        kill(Pid::from_raw(last), Signal::SIGKILL).unwrap();
+        last = wait_for("another driver", Duration::from_secs(15), || {
+            let now = node.now();
+            now.driver_pid.filter(|pid| *pid != last && now.state == "ready")
+        });
+    }
+    let list = "for p in /proc/[0-9]*; do grep -qs u7s-forwarder $p/comm && echo ${p#/proc/}; done; true";
+    for _ in 0..20 {
+        let forwarder = node.inside(list).trim().to_owned();
+        node.inside(&format!("kill -9 {forwarder}"));
+        wait_for("another forwarder", Duration::from_secs(5), || {
+            let other = node.inside(list).trim().to_owned();
+            (!other.is_empty() && other != forwarder && node.now().connections.limit > 0).then_some(())
+        });
+    }
+    assert_eq!(settled(), before);
+    let driver = descriptors(last);
+    assert!(driver.len() <= 10 && !driver.iter().any(|link| link.contains("/home/")), "{driver:?}");
+}
