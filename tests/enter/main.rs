@@ -22,6 +22,11 @@ fn main() -> std::process::ExitCode {
     if let Some(code) = driver::run() {
         return code;
     }
+    if signals_are_ignored() {
+        let error = with_default_signals();
+        u7s::report::line(&format!("env --default-signal: {error}"));
+        return std::process::ExitCode::FAILURE;
+    }
     let mut arguments = Arguments::from_args();
     // One node, and one thread: the work of a user is done by a copy of the process.
     arguments.test_threads = Some(1);
@@ -39,6 +44,25 @@ fn main() -> std::process::ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     drop(node);
     conclusion.exit_code()
+}
+
+/// A background job of a script begins with SIGINT and SIGQUIT ignored, which no shell in a test could trap.
+fn signals_are_ignored() -> bool {
+    const HUP_INT_QUIT_USR1_TERM: u64 = 0b0100_0010_0000_0111;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0) & HUP_INT_QUIT_USR1_TERM != 0
+}
+
+/// Starts this program again with every signal's default; returns only if that fails.
+fn with_default_signals() -> std::io::Error {
+    use std::os::unix::process::CommandExt;
+    let program = std::env::current_exe().unwrap_or_default();
+    std::process::Command::new("env")
+        .arg("--default-signal")
+        .arg(program)
+        .args(std::env::args_os().skip(1))
+        .exec()
 }
 
 /// Fails with a sentence unless it holds.
