@@ -106,7 +106,6 @@ fn walk(config: &Config, outcome: &Outcome, progress: &mut Progress) -> Result<T
 /// The last words, after kubeadm's own.
 fn closing(outcome: &Outcome, tally: Tally) -> String {
     let head = match tally.done {
-        0 if tally.skipped > 0 => "nothing was changed".to_owned(),
         0 => "the node stands as it should, there was nothing to do".to_owned(),
         done => format!("{done} steps done, {} held already", tally.held),
     };
