@@ -94,7 +94,7 @@ impl Attachment {
 
     /// The process to ask for an echo now, if one is due.
     pub(crate) fn take_probe(&mut self, now: Instant) -> Option<i32> {
-        self.probe_at.take_if(|at| *at <= now).and(self.pid())
+        self.probe_at.take_if(|at| *at <= now).and_then(|_| self.pid())
     }
 
     /// What came of asking the process `pid`; one that was silent too often is killed, which also ends a stopped one.

@@ -193,7 +193,7 @@ pub(crate) fn orphan() {
 pub(crate) fn used_up_ports() {
     const PORTS: usize = 4;
     let bed = Bed::new();
-    bed.narrow_ports(40_000, 40_000 + PORTS as u16 - 1);
+    bed.narrow_ports(40_000, 40_003);
     let _inner = bed.inner(4096);
     let service = bed.node.listen(NODE, PORT);
     let connections: Vec<_> = (0..3 * PORTS)
