@@ -86,10 +86,13 @@ mod tests {
 
     #[test]
     fn one_taken_port_gives_back_the_others() {
-        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        // An address of this test's own: others take free ports of 127.0.0.1 meanwhile.
+        let address = Ipv4Addr::new(127, 0, 7, 1);
+        let forward = |port| Forward { address, ..forward(port) };
+        let taken = TcpListener::bind((address, 0)).unwrap();
+        let free = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
         bind(&[forward(free), forward(taken.local_addr().unwrap().port())]).unwrap_err();
-        TcpListener::bind((Ipv4Addr::LOCALHOST, free)).unwrap();
+        TcpListener::bind((address, free)).unwrap();
     }
 
     #[test]
