@@ -126,11 +126,11 @@ pub(crate) fn no_descriptors() {
     let service = bed.node.listen(NODE, port);
     let clients: Vec<TcpStream> = (0..10).map(|_| bed.client.connect(NODE, port).unwrap()).collect();
     log.wait_for("accepting connections pauses");
-    let (before, start) = (cpu_ticks(child.pid()), std::time::Instant::now());
+    let (before, start) = (cpu_time(child.pid()), std::time::Instant::now());
     std::thread::sleep(Duration::from_secs(1));
-    let ticks = cpu_ticks(child.pid()) - before;
-    println!("paused: {ticks} ticks of 10 ms in {:?}", start.elapsed());
-    assert!(ticks <= 5, "a busy loop");
+    let used = cpu_time(child.pid()) - before;
+    println!("paused: {used:?} on a CPU in {:?}", start.elapsed());
+    assert!(used < Duration::from_millis(50), "a busy loop");
     assert_eq!(log.count("accepting connections pauses"), 1);
     channel::send(control.as_fd(), b"release", &[]).unwrap();
     let servers: Vec<TcpStream> = clients.iter().map(|_| service.accept()).collect();
@@ -144,10 +144,12 @@ pub(crate) fn no_descriptors() {
 }
 
 /// User and system time of a process.
-fn cpu_ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+/// Time on a CPU, exact; /proc/PID/stat counts ticks of 10 ms, which a busy machine charges to the wrong process.
+///
+/// Source: Documentation/scheduler/sched-stats.rst.
+fn cpu_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
 }
 
 pub(crate) fn replaced() {
