@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 /// Those that u7s or a kubelet sets.
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 9] = [
     "fs/inotify/max_user_instances",
     "fs/inotify/max_user_watches",
     "kernel/panic",
     "kernel/panic_on_oops",
+    "kernel/keys/maxkeys",
+    "kernel/keys/maxbytes",
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
     "vm/overcommit_memory",
