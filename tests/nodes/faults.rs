@@ -51,9 +51,14 @@ fn replace(cluster: &Cluster, comm: &str, leaf: &str, limit: Duration) -> Result
         Err(error) => Err(error.to_string()),
     })?;
     note(format!("{comm} back after {:.2} s", start.elapsed().as_secs_f64()));
-    let all = cluster.node().processes();
-    let count = all.iter().filter(|process| process.comm == comm && process.cgroup.ends_with(leaf)).count();
-    holds(count == 1, format!("{count} processes are called {comm}: an orphan is left"))?;
+    // slirp4netns has a helper of its own for a moment when it starts.
+    until(Duration::from_secs(5), &format!("one {comm} and no orphan"), || {
+        let all = cluster.node().processes();
+        match all.iter().filter(|process| process.comm == comm && process.cgroup.ends_with(leaf)).count() {
+            1 => Ok(()),
+            count => Err(format!("{count} of them")),
+        }
+    })?;
     Ok(start.elapsed())
 }
 

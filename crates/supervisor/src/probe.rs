@@ -132,7 +132,7 @@ const FORWARDED: Duration = Duration::from_secs(10);
 /// How long one connection may be silent.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Connects to each forwarded port until something inside has answered; nothing listens there yet, so that is a reset.
+/// Connects to each forwarded port until something inside has answered: a reset while nothing listens there, an end once something does.
 ///
 /// The host's kernel accepts before the forwarder does: being connected proves nothing.
 pub(crate) fn ask_forwards(forwards: Vec<Forward>, happened: mpsc::Sender<Happened>) {
@@ -148,8 +148,11 @@ pub(crate) fn ask_forwards(forwards: Vec<Forward>, happened: mpsc::Sender<Happen
 }
 
 /// Ends with the connection, or with the first word that is said over it.
+///
+/// A server that listens already waits for the client's first word; the end of our side makes it end its own.
 async fn reach(forward: &Forward) {
     if let Ok(mut stream) = TcpStream::connect((forward.address, forward.port)).await {
+        let _ = stream.shutdown().await;
         let _ = stream.read(&mut [0; 1]).await;
     } else {
         // Refused by the host itself: there is nothing to be learnt before the silence is over.
