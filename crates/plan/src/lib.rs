@@ -20,6 +20,7 @@ pub mod oci;
 pub mod preflight;
 pub mod request;
 pub mod reset;
+pub mod services;
 pub mod step;
 pub mod subid;
 pub mod yaml;
