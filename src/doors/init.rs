@@ -1,4 +1,4 @@
-//! `kubeadm init`: facts, plan, needs; then the plan is applied, or only shown.
+//! `kubeadm init` and `kubeadm join`: facts, plan, needs; then the plan is applied, or only shown.
 
 use u7s_host::apply::{Applier, Border, Tally, failpoint};
 use u7s_host::enter;
@@ -15,16 +15,50 @@ use super::machine;
 use super::progress::Progress;
 use crate::{End, Error, report};
 
-/// Plans `kubeadm init` and applies it, or with `--dry-run` prints it.
-pub(super) fn run(request: &request::Init) -> Result<End, Error> {
-    if request.dry_run {
+/// What is planned.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Command<'a> {
+    /// `kubeadm init`.
+    Init(&'a request::Init),
+    /// `kubeadm join`.
+    Join(&'a request::Join),
+}
+
+impl<'a> Command<'a> {
+    /// The flags that both have.
+    fn given(self) -> &'a request::Init {
+        match self {
+            Self::Init(given) => given,
+            Self::Join(request) => &request.given,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Init(_) => "kubeadm init",
+            Self::Join(_) => "kubeadm join",
+        }
+    }
+
+    /// Kind of the document that it reads first.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Init(_) => "InitConfiguration",
+            Self::Join(_) => "JoinConfiguration",
+        }
+    }
+}
+
+/// Plans the command and applies it, or with `--dry-run` prints it.
+pub(super) fn run(request: Command<'_>) -> Result<End, Error> {
+    if request.given().dry_run {
         return show(request);
     }
     if enter::inside() {
         return Err(Error::Inside);
     }
     if machine::effective_uid() != 0 {
-        return Err(machine::not_privileged("kubeadm init"));
+        return Err(machine::not_privileged(request.name()));
     }
     let config = machine::config()?;
     // Facts that another run is just changing are worth nothing.
@@ -39,7 +73,7 @@ pub(super) fn run(request: &request::Init) -> Result<End, Error> {
 }
 
 /// Prints the plan, changes nothing, and says whether the host is ready for it.
-pub(super) fn show(request: &request::Init) -> Result<End, Error> {
+pub(super) fn show(request: Command<'_>) -> Result<End, Error> {
     let outcome = plan(&machine::config_or_default(machine::effective_uid() == 0)?, request)?;
     report::result(&outcome.plan.to_string())?;
     if outcome.provisional {
@@ -52,23 +86,32 @@ pub(super) fn show(request: &request::Init) -> Result<End, Error> {
 /// All needs that are not met, for `u7s check`.
 pub(super) fn needs(request: &request::Init) -> Result<Vec<Unmet>, Error> {
     let config = machine::config_or_default(machine::effective_uid() == 0)?;
-    plan(&config, request).map(|outcome| outcome.unmet)
+    plan(&config, Command::Init(request)).map(|outcome| outcome.unmet)
 }
 
-fn plan(config: &Config, request: &request::Init) -> Result<Outcome, Error> {
+fn plan(config: &Config, request: Command<'_>) -> Result<Outcome, Error> {
     let docs = docs(request)?;
     let facts = probe::facts(config)?;
-    Ok(u7s_plan::init::init(config, request, docs, &facts)?)
+    Ok(match request {
+        Command::Init(request) => u7s_plan::init::init(config, request, docs, &facts)?,
+        Command::Join(request) => u7s_plan::init::join(config, request, docs, &facts)?,
+    })
 }
 
 /// The user's own files, relative to the directory that he called us from.
-fn docs(request: &request::Init) -> Result<Docs, Error> {
+fn docs(request: Command<'_>) -> Result<Docs, Error> {
+    let given = request.given();
     let mut docs = Docs::default();
-    if let Some(path) = request.config_file() {
+    if let Some(path) = given.config_file() {
         docs.documents = yaml::documents(&machine::document(path)?, &path.display().to_string())?;
     }
-    if let Some(directory) = kubeadm::patches_directory(request, &docs.documents) {
+    if let Some(directory) = kubeadm::patches_directory(given, &docs.documents, request.kind()) {
         docs.patches = probe::patches(&directory)?;
+    }
+    if let Command::Join(_) = request
+        && let Some(path) = kubeadm::discovery_file(given, &docs.documents)
+    {
+        docs.discovery = Some(machine::document(&path)?.into());
     }
     Ok(docs)
 }
@@ -83,7 +126,7 @@ fn preflight(outcome: &Outcome) -> Result<(), Error> {
 }
 
 /// Applies all phases; where the user did not exist, phase Host alone first, and then all with his real ids.
-fn apply(config: &Config, request: &request::Init, planned: Outcome) -> Result<(Outcome, Tally), Error> {
+fn apply(config: &Config, request: Command<'_>, planned: Outcome) -> Result<(Outcome, Tally), Error> {
     let mut progress = Progress::default();
     let mut tally = Tally::default();
     let mut outcome = planned;
@@ -109,13 +152,19 @@ fn closing(outcome: &Outcome, tally: Tally) -> String {
         0 => "the node stands as it should, there was nothing to do".to_owned(),
         done => format!("{done} steps done, {} held already", tally.held),
     };
-    let home = &outcome.node.user.home;
-    let [root, user] = u7s_plan::host::kubeconfigs(home);
     format!(
-        "\n[u7s] {head}\n{}\nkubeconfig of root: {}, of {}: {}\nto look inside: u7s status, u7s shell\n",
+        "\n[u7s] {head}\n{}\n{}to look inside: u7s status, u7s shell\n",
         outcome.summary,
-        root.display(),
-        outcome.node.user.name,
-        user.display(),
+        kubeconfigs(outcome)
     )
+}
+
+/// Where the kubeconfigs of a control plane are; a worker has none.
+fn kubeconfigs(outcome: &Outcome) -> String {
+    if outcome.summary.role.api_port().is_none() {
+        return "kubectl works on the control plane: kubectl get nodes\n".to_owned();
+    }
+    let [root, user] = u7s_plan::host::kubeconfigs(&outcome.node.user.home);
+    let (name, root, user) = (&outcome.node.user.name, root.display(), user.display());
+    format!("kubeconfig of root: {root}, of {name}: {user}\n")
 }

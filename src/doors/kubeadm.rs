@@ -1,4 +1,4 @@
-//! The kubeadm shim: `init` and `reset` are planned, everything else is the real kubeadm's.
+//! The kubeadm shim: `init`, `join` and `reset` are planned, everything else is the real kubeadm's.
 
 use std::ffi::OsString;
 
@@ -13,19 +13,20 @@ use crate::{End, Error};
 /// [`Error`], for `report` to explain. What the real kubeadm says and exits with is no error of ours.
 pub fn run(argv: &[OsString]) -> Result<End, Error> {
     match parse(argv) {
-        Call::Init(request) => init::run(&request),
+        Call::Init(request) => init::run(init::Command::Init(&request)),
+        Call::Join(request) => init::run(init::Command::Join(&request)),
         Call::Reset(request) => reset::run(&request),
         Call::Unknown { .. } => pass::refuse(argv),
         Call::NotUtf8 { flag } => Err(Error::NotUtf8 { flag }),
         Call::Info => pass::speak(argv),
-        Call::Join | Call::Upgrade | Call::Phase | Call::Pass => pass::enter(argv),
+        Call::Upgrade | Call::Phase | Call::Pass => pass::enter(argv),
     }
 }
 
 /// What the user asked for, for the head of a complaint: the first word, or the program.
 #[must_use]
 pub fn doing(argv: &[OsString]) -> &str {
-    const PLANNED: [&str; 2] = ["init", "reset"];
+    const PLANNED: [&str; 3] = ["init", "join", "reset"];
     let first = argv.iter().filter_map(|arg| arg.to_str()).find(|arg| !arg.starts_with('-'));
     first.filter(|word| PLANNED.contains(word)).unwrap_or("kubeadm")
 }

@@ -83,6 +83,13 @@ enum Planned {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
         flags: Vec<OsString>,
     },
+    /// `kubeadm join`, with its endpoint and flags.
+    #[command(disable_help_flag = true)]
+    Join {
+        /// Endpoint and flags of `kubeadm join`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ENDPOINT FLAGS")]
+        flags: Vec<OsString>,
+    },
     /// `kubeadm reset`, with its flags.
     #[command(disable_help_flag = true)]
     Reset {
@@ -130,6 +137,7 @@ pub fn run(argv: &[OsString]) -> Result<End, Error> {
     };
     match arguments.command {
         Command::Plan { of: Planned::Init { flags } } => plan("init", flags),
+        Command::Plan { of: Planned::Join { flags } } => plan("join", flags),
         Command::Plan { of: Planned::Reset { flags } } => plan("reset", flags),
         Command::Check(check) => self::check(check),
         Command::Status { output } => status(output.output),
@@ -157,7 +165,8 @@ fn version() -> Result<End, Error> {
 fn plan(command: &str, flags: Vec<OsString>) -> Result<End, Error> {
     let argv: Vec<OsString> = std::iter::once(command.into()).chain(flags).collect();
     match parse(&argv) {
-        Call::Init(request) => init::show(&request),
+        Call::Init(request) => init::show(init::Command::Init(&request)),
+        Call::Join(request) => init::show(init::Command::Join(&request)),
         Call::Reset(request) => reset::run(&request::Reset { dry_run: true, ..request }),
         Call::Phase => {
             Err(Error::Usage(format!("only the whole of kubeadm {command} has a plan, not its phases")))

@@ -31,6 +31,9 @@ pub const CRI_SOCKET: &str = "/run/crio/crio.sock";
 /// Home of [`USER`] when it does not exist yet.
 pub const HOME: &str = "/var/lib/u7s-admin";
 
+/// Ports of etcd: clients, which are other control planes that join or leave, and peers.
+pub const ETCD_PORTS: [u16; 2] = [2379, 2380];
+
 /// The kubelet's port, always forwarded.
 pub const KUBELET_PORT: u16 = 10_250;
 

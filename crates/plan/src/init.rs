@@ -1,25 +1,28 @@
-//! `kubeadm init` as a plan.
+//! `kubeadm init` and `kubeadm join` as plans.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use secrecy::SecretString;
 use semver::Version;
 use serde_json::Value;
 
 use crate::config::Config;
 use crate::facts::Facts;
 use crate::host;
-use crate::kubeadm::{self, Input, NodeFacts, Output};
+use crate::kubeadm::{self, Input, NodeFacts, Output, Role};
 use crate::need::{Ignored, Level, Unmet};
 use crate::node::NodeSpec;
 use crate::preflight;
 use crate::request;
 use crate::step::{Phase, PhaseSteps, Plan};
 
+mod joining;
 mod spec;
 mod steps;
 
+pub use joining::join;
 pub use steps::volatile;
 
 /// What the user's own files say, read and parsed beforehand.
@@ -29,9 +32,11 @@ pub struct Docs {
     pub documents: Vec<Value>,
     /// Files of the user's patches directory ([`kubeadm::patches_directory`]): name and text.
     pub patches: Vec<(String, String)>,
+    /// The discovery file of join ([`kubeadm::discovery_file`]), which holds credentials.
+    pub discovery: Option<SecretString>,
 }
 
-/// What `kubeadm init` would do on this host.
+/// What `kubeadm init` or `kubeadm join` would do on this host.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// The whole plan, for people.
@@ -53,14 +58,14 @@ pub struct Summary {
     pub node_name: String,
     /// Its address.
     pub node_ip: Ipv4Addr,
-    /// Port of the API server.
-    pub api_port: u16,
+    /// What it is in its cluster.
+    pub role: Role,
     /// As in kubeadm's configuration.
     pub kubernetes_version: String,
-    /// Network of the pods.
-    pub pod_cidr: Ipv4Net,
-    /// Network of the services.
-    pub service_cidr: Ipv4Net,
+    /// Networks of pods and services; a node that joins does not know them.
+    pub networks: Option<(Ipv4Net, Ipv4Net)>,
+    /// Where a node that joins finds the cluster, if its flags tell.
+    pub joins_by: Option<String>,
     /// Needs that were ignored by name.
     pub degraded: Vec<String>,
     /// Ordinary pods do not run on this node.
@@ -80,30 +85,35 @@ pub fn init(
     docs: Docs,
     facts: &Facts,
 ) -> Result<Outcome, kubeadm::Error> {
-    let node_ip = node_ip(request, &docs.documents, facts);
+    let node_ip = node_ip(request, &docs.documents, facts, ("InitConfiguration", &["localAPIEndpoint"]));
     let node =
         NodeFacts { ignored: traces(facts, request, &docs.documents), ..node_facts(config, facts, node_ip) };
     let merged =
         kubeadm::merge(&Input { request, documents: docs.documents, user_patches: docs.patches, node })?;
-    let unmet = judge(preflight::needs(config, facts, &merged), &merged);
+    Ok(outcome(config, facts, &merged, None))
+}
+
+/// What both commands make of a merged configuration.
+fn outcome(config: &Config, facts: &Facts, merged: &Output, discovery: Option<SecretString>) -> Outcome {
+    let unmet = judge(preflight::needs(config, facts, merged), merged);
     let degraded: Vec<String> = preflight::DEGRADING
         .into_iter()
         .filter(|id| unmet.iter().any(|need| need.id == *id))
         .map(str::to_owned)
         .collect();
-    let node = spec::node(config, facts, &merged, degraded.clone());
+    let node = spec::node(config, facts, merged, degraded.clone());
     let summary = Summary {
         node_name: merged.node_name.clone(),
-        node_ip,
-        api_port: merged.api_port,
+        node_ip: merged.api_address,
+        role: merged.role,
         kubernetes_version: merged.kubernetes_version.clone(),
-        pod_cidr: merged.pod_cidr,
-        service_cidr: merged.service_cidr,
+        networks: merged.pod_cidr.zip(merged.service_cidr),
+        joins_by: merged.control_plane_endpoint.clone().filter(|_| merged.role.joins()),
         degraded,
         tainted: merged.tainted,
     };
-    let plan = steps::plan(config, facts, &merged, &node);
-    Ok(Outcome { plan, unmet, node, summary, provisional: facts.user.is_none() })
+    let plan = steps::plan(config, facts, merged, (&node, discovery));
+    Outcome { plan, unmet, node, summary, provisional: facts.user.is_none() }
 }
 
 impl Outcome {
@@ -120,12 +130,19 @@ impl Outcome {
 
 impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { node_name, node_ip, api_port, kubernetes_version, pod_cidr, service_cidr, .. } = self;
-        writeln!(
-            out,
-            "node {node_name} at {node_ip}, Kubernetes {kubernetes_version}, API https://{node_ip}:{api_port}"
-        )?;
-        write!(out, "pods {pod_cidr}, services {service_cidr}, everything as {}", host::USER)?;
+        let Self { node_name, node_ip, kubernetes_version, .. } = self;
+        write!(out, "node {node_name} at {node_ip}, Kubernetes {kubernetes_version}, ")?;
+        match self.role.api_port() {
+            Some(port) => writeln!(out, "API https://{node_ip}:{port}")?,
+            None => writeln!(out, "worker")?,
+        }
+        if let Some((pods, services)) = self.networks {
+            write!(out, "pods {pods}, services {services}, ")?;
+        }
+        if let Some(endpoint) = &self.joins_by {
+            write!(out, "joined by {}, ", endpoint.escape_debug())?;
+        }
+        write!(out, "everything as {}", host::USER)?;
         if self.tainted {
             write!(out, ", tainted for the control plane")?;
         }
@@ -196,11 +213,12 @@ fn traces(facts: &Facts, request: &request::Init, documents: &[Value]) -> Ignore
 ///
 /// An address that is not the host's is refused by [`kubeadm::merge`], which compares it with this one.
 /// Without an uplink the unspecified address stands in: need DefaultRoute is never ignored.
-fn node_ip(request: &request::Init, documents: &[Value], facts: &Facts) -> Ipv4Addr {
+fn node_ip(request: &request::Init, documents: &[Value], facts: &Facts, field: (&str, &[&str])) -> Ipv4Addr {
+    let (kind, path) = field;
     let flag = request.config_flags.iter().rev().find(|(name, _)| name == "apiserver-advertise-address");
     let field = || {
-        let document = documents.iter().find(|document| document["kind"] == "InitConfiguration")?;
-        document["localAPIEndpoint"]["advertiseAddress"].as_str()
+        let document = documents.iter().find(|document| document["kind"] == kind)?;
+        path.iter().fold(document, |value, key| &value[*key])["advertiseAddress"].as_str()
     };
     flag.map(|(_, value)| value.as_str())
         .or_else(field)

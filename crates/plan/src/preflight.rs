@@ -385,15 +385,14 @@ fn ports(facts: &Facts, merged: &Output) -> Vec<Unmet> {
     let mut unmet = Vec::new();
     let lowest = facts.sysctls.get("net/ipv4/ip_unprivileged_port_start").and_then(Option::as_deref);
     let lowest: u16 = lowest.and_then(|text| text.trim().parse().ok()).unwrap_or(1024);
-    let port = merged.api_port;
-    if port < lowest {
+    if let Some(port) = merged.role.api_port().filter(|port| *port < lowest) {
         unmet.push(error(
             "LowPort",
             format!("port {port} of the API server is below {lowest}, {} may not bind it", host::USER),
             format!("kubeadm init --apiserver-bind-port=6443; or: sysctl -w net.ipv4.ip_unprivileged_port_start={port}"),
         ));
     }
-    for port in [port, host::KUBELET_PORT] {
+    for port in merged.ports() {
         unmet.extend(taken(facts, merged.api_address, port));
     }
     unmet

@@ -8,11 +8,11 @@ use serde_json::Value;
 use crate::need::Ignored;
 
 /// Flags whose values are secrets: shown as `<redacted>` wherever a request is printed.
-pub const SECRET_FLAGS: [&str; 2] = ["token", "certificate-key"];
+pub const SECRET_FLAGS: [&str; 4] = ["token", "certificate-key", "discovery-token", "tls-bootstrap-token"];
 
-/// `kubeadm init`, flags parsed loosely once, each value as the user wrote it.
+/// `kubeadm init`, flags parsed loosely once, each value as the user wrote it; those of join have the same shape.
 ///
-/// Every flag of kubeadm 1.34's init has its place here; a flag that was not given is `None` or empty.
+/// Every flag of kubeadm 1.34's init and join has its place here; a flag that was not given is `None` or empty.
 /// `Debug` hides the values of [`SECRET_FLAGS`].
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Init {
@@ -67,6 +67,15 @@ impl fmt::Debug for Init {
     }
 }
 
+/// `kubeadm join`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Join {
+    /// Flags, `--config` and what else has the same meaning as for init; booleans are `true` or `false`.
+    pub given: Init,
+    /// The API server's `HOST:PORT`, the only word that join takes.
+    pub endpoint: Option<String>,
+}
+
 /// `kubeadm reset`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reset {
@@ -91,7 +100,14 @@ mod tests {
 
     #[test]
     fn s14_debug_of_a_request_hides_token_and_key() {
-        let flags = [("token", "abcdef.0123456789abcdef"), ("certificate-key", "feed"), ("node-name", "n1")];
+        let token = "abcdef.0123456789abcdef";
+        let flags = [
+            ("token", token),
+            ("discovery-token", token),
+            ("tls-bootstrap-token", token),
+            ("certificate-key", "feed"),
+            ("node-name", "n1"),
+        ];
         let config_flags = flags.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let shown = format!("{:?}", Init { config_flags, ..Init::default() });
         assert!(!shown.contains("0123456789") && !shown.contains("feed"), "{shown}");

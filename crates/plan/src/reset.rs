@@ -78,7 +78,14 @@ fn cluster(config: &Config, request: &request::Reset, facts: &Facts) -> Vec<Step
     });
     argv.push(if document.is_some() { "--config={config}" } else { "--force" }.into());
     let seconds = 600 * u64::from(config.timeout_factor);
-    let run = Action::Run { argv, config: document, done_when: None, seconds };
+    let run = Action::Run {
+        argv,
+        config: document,
+        documents: Vec::new(),
+        secrets: Vec::new(),
+        done_when: None,
+        seconds,
+    };
     vec![Step::inside(run, "leaves the cluster, ends its pods")]
 }
 

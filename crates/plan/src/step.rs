@@ -233,6 +233,10 @@ pub enum Action {
         argv: Vec<String>,
         /// A document passed by a sealed memory file, not by a path on disk.
         config: Option<SecretString>,
+        /// Further documents, passed like `config` by the descriptors after it.
+        documents: Vec<SecretString>,
+        /// Files of the node's user that hold secrets: removed after the run, however it ends.
+        secrets: Vec<PathBuf>,
         /// It holds when this does.
         done_when: Option<Done>,
         /// Deadline, seconds.
@@ -268,15 +272,38 @@ pub enum Action {
 
 /// What tells that the real kubeadm came to its end, so that it is not run again.
 ///
-/// It holds when the file exists, the API server is ready, and either the kubelet is enabled, which is init's own last
-/// phase, or the objects are there, which kubeadm makes last. The kubelet's mark comes first: what an administrator took
-/// out of a finished cluster stays out.
+/// The kubelet's mark counts most: enabling it is our own last phase, and what an administrator took out of a finished cluster
+/// stays out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done {
-    /// Made early; without it there is no cluster to ask.
-    pub file: PathBuf,
-    /// Namespace and objects as kubectl names them; no object where all phases that make one are skipped.
-    pub objects: (&'static str, &'static [&'static str]),
+pub enum Done {
+    /// `init`: the file exists, the API server is ready, and either the kubelet is enabled or the objects are there, which
+    /// kubeadm makes last.
+    Begun {
+        /// Made early; without it there is no cluster to ask.
+        file: PathBuf,
+        /// Namespace and objects as kubectl names them; no object where all phases that make one are skipped.
+        objects: (&'static str, &'static [&'static str]),
+    },
+    /// `join`: the file exists, and either the kubelet is enabled or the cluster knows the node, as a control plane if it is to
+    /// be one.
+    Joined {
+        /// The kubelet's kubeconfig, which exists once the cluster has signed its certificate.
+        file: PathBuf,
+        /// Name of the node.
+        node: String,
+        /// It is to be a control plane; one that is not, or the other way round, has not joined as asked.
+        control_plane: bool,
+    },
+}
+
+impl Done {
+    /// The file without which nothing is asked.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        match self {
+            Self::Begun { file, .. } | Self::Joined { file, .. } => file,
+        }
+    }
 }
 
 impl Plan {
@@ -446,6 +473,8 @@ mod tests {
             Action::Run {
                 argv: vec!["/usr/bin/kubeadm".into(), "init".into(), "--x=a b\n\u{1b}".into()],
                 config: Some("hush".into()),
+                documents: Vec::new(),
+                secrets: Vec::new(),
                 done_when: None,
                 seconds: 7,
             },

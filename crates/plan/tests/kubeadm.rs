@@ -79,9 +79,16 @@ fn facts(output: &Output) -> String {
     let mut text = String::new();
     let Output { config: _, redacted: _, patches, .. } = output;
     let names: Vec<_> = patches.iter().map(|(name, _)| name).collect();
-    writeln!(text, "node_name: {}\napi: {}:{}", output.node_name, output.api_address, output.api_port)
+    writeln!(
+        text,
+        "node_name: {}\napi: {}:{}",
+        output.node_name,
+        output.api_address,
+        output.role.api_port().unwrap()
+    )
+    .unwrap();
+    writeln!(text, "pod_cidr: {}\nservice_cidr: {}", output.pod_cidr.unwrap(), output.service_cidr.unwrap())
         .unwrap();
-    writeln!(text, "pod_cidr: {}\nservice_cidr: {}", output.pod_cidr, output.service_cidr).unwrap();
     writeln!(text, "dns_domain: {}\netcd_data_dir: {:?}", output.dns_domain, output.etcd_data_dir).unwrap();
     writeln!(text, "cert_dir: {:?}\nimage_repository: {}", output.cert_dir, output.image_repository).unwrap();
     writeln!(text, "kubernetes_version: {}", output.kubernetes_version).unwrap();
@@ -426,7 +433,7 @@ fn f47_networks_are_checked_as_kubeadm_does_and_against_each_other() {
         assert!(error.contains(expected), "{error}");
     }
     let bits = pod("10.200.3.7/16").unwrap();
-    assert_eq!(bits.pod_cidr.to_string(), "10.200.0.0/16");
+    assert_eq!(bits.pod_cidr.unwrap().to_string(), "10.200.0.0/16");
 }
 
 #[test]
@@ -555,7 +562,7 @@ fn the_same_input_gives_the_same_text_and_a_second_merge_changes_nothing() {
     let first = with_flags(&[("node-name", "n1")]).unwrap();
     let documents = yaml::documents(first.config.expose_secret(), "ours").unwrap();
     let request = request::Init { config: Some("/c".into()), ..request::Init::default() };
-    assert_eq!(patches_directory(&request, &documents), Some("/etc/u7s/patches".into()));
+    assert_eq!(patches_directory(&request, &documents, "InitConfiguration"), Some("/etc/u7s/patches".into()));
     let second =
         merge(&Input { request: &request, documents, user_patches: Vec::new(), node: node() }).unwrap();
     assert_eq!(first.config.expose_secret(), second.config.expose_secret());

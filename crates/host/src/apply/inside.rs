@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use u7s_plan::control::{ActiveState, Request};
 use u7s_plan::crio::STORE;
 use u7s_plan::facts::UserFact;
+use u7s_plan::host::KUBERNETES_DIR;
 use u7s_plan::node::ComponentName;
 use u7s_plan::step::Done;
 
@@ -35,13 +36,13 @@ impl Applier<'_> {
     pub(super) fn run_inside(
         &mut self,
         argv: &[String],
-        config: Option<&SecretString>,
+        carried: Vec<&SecretString>,
         done_when: Option<&Done>,
         limit: Duration,
     ) -> Result<Ended, Error> {
         let user = self.user()?;
         if let Some(done) = done_when
-            && files::stat(&done.file)?.is_some()
+            && files::stat(done.file())?.is_some()
             && self.stands(&user, done, limit / 15)?
         {
             return Ok(Ended::Held);
@@ -50,8 +51,8 @@ impl Applier<'_> {
         let argv = argv.iter().map(|word| word.replace("{config}", CARRIED));
         let program = argv.clone().next().unwrap_or_default();
         let mut entry = Entry::inside(&target, argv).deadline(limit);
-        if let Some(config) = config {
-            entry.carry("u7s-config", config.expose_secret().as_bytes())?;
+        for document in carried {
+            entry.carry("u7s-config", document.expose_secret().as_bytes())?;
         }
         let ended = entry.run()?;
         if ended.status.success() {
@@ -83,11 +84,53 @@ impl Applier<'_> {
             // Nobody else can ask the API server.
             return Ok(finished);
         }
+        match done {
+            Done::Begun { objects, .. } => self.begun(user, *objects, finished, limit),
+            Done::Joined { node, control_plane, .. } => {
+                self.joined(user, (node, *control_plane), finished, limit)
+            }
+        }
+    }
+
+    fn begun(
+        &mut self,
+        user: &UserFact,
+        objects: (&str, &[&str]),
+        finished: bool,
+        limit: Duration,
+    ) -> Result<bool, Error> {
         if self.comes_up(user, limit) {
-            let (namespace, objects) = done.objects;
+            let (namespace, objects) = objects;
             return Ok(finished || probe::api_has(user, namespace, objects, Duration::from_secs(10)));
         }
         if finished { Err(Error::ClusterDown { seconds: limit.as_secs() }) } else { Ok(false) }
+    }
+
+    /// A node of the other role has not joined as asked: kubeadm runs, and refuses in its own words.
+    ///
+    /// While the rest of the control plane is down, a finished node is still one.
+    fn joined(
+        &mut self,
+        user: &UserFact,
+        wanted: (&str, bool),
+        finished: bool,
+        limit: Duration,
+    ) -> Result<bool, Error> {
+        let (node, control_plane) = wanted;
+        let manifest = Path::new(KUBERNETES_DIR).join("manifests/kube-apiserver.yaml");
+        if files::stat(&manifest)?.is_some() != control_plane {
+            return Ok(false);
+        }
+        if finished {
+            return Ok(true);
+        }
+        if files::stat(&Path::new(KUBERNETES_DIR).join("bootstrap-kubelet.conf"))?.is_some() {
+            return Ok(false);
+        }
+        if control_plane && !self.comes_up(user, limit) {
+            return Ok(false);
+        }
+        Ok(probe::node_known(user, node, control_plane, Duration::from_secs(10)))
     }
 
     /// The API server comes up by itself once the kubelet runs.

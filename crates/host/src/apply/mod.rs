@@ -186,8 +186,14 @@ impl<'a> Applier<'a> {
             Action::DisableUnit { unit } => units::disable(unit),
             Action::EnableComponent { component, enabled } => self.enable_component(*component, *enabled),
             Action::LoadImages { source } => self.load_images(source),
-            Action::Run { argv, config, done_when, seconds } => {
-                self.run_inside(argv, config.as_ref(), done_when.as_ref(), Duration::from_secs(*seconds))
+            Action::Run { argv, config, documents, secrets, done_when, seconds } => {
+                let carried = config.iter().chain(documents).collect();
+                let limit = Duration::from_secs(*seconds);
+                let ended = self.run_inside(argv, carried, done_when.as_ref(), limit);
+                for path in secrets {
+                    self.remove_file(Realm::User, path)?;
+                }
+                ended
             }
             Action::PublishKubeconfig { source, path, owner } => self.publish(realm, source, path, owner),
             Action::UnpublishKubeconfig { path, .. } => self.unpublish(realm, path),

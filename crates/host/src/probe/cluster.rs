@@ -34,7 +34,9 @@ pub(crate) fn cluster(user: Option<&UserFact>, runs: bool, deadline: Duration) -
 }
 
 /// What kubeadm makes early, in its order.
-const BEGUN: [&str; 5] = [
+const BEGUN: [&str; 7] = [
+    "pki/ca.crt",
+    "bootstrap-kubelet.conf",
     "kubelet.conf",
     "manifests/etcd.yaml",
     "manifests/kube-apiserver.yaml",
@@ -58,7 +60,8 @@ pub(crate) fn kubelet(status: &Status) -> Option<&ComponentStatus> {
 /// By kubectl inside, as the node's user: TLS and an admin.conf that this user may have written are not for root.
 /// Anything but a plain yes in time is a no; without kubectl too.
 pub(crate) fn api_ready(user: &UserFact, deadline: Duration) -> bool {
-    kubectl(user, &["get", "--raw", "/readyz"], deadline).is_some_and(|said| said.trim_ascii() == b"ok")
+    kubectl(user, ADMIN, &["get", "--raw", "/readyz"], deadline)
+        .is_some_and(|said| said.trim_ascii() == b"ok")
 }
 
 /// Whether the API server has all of these objects; as [`api_ready`].
@@ -66,15 +69,28 @@ pub(crate) fn api_has(user: &UserFact, namespace: &str, objects: &[&str], deadli
     let namespace = format!("--namespace={namespace}");
     let argv: Vec<&str> =
         ["get", &namespace, "--output=name"].into_iter().chain(objects.iter().copied()).collect();
-    objects.is_empty() || kubectl(user, &argv, deadline).is_some()
+    objects.is_empty() || kubectl(user, ADMIN, &argv, deadline).is_some()
 }
 
+/// Whether the cluster knows the node, as a control plane if it is to be one: what `kubeadm join` does last.
+pub(crate) fn node_known(user: &UserFact, node: &str, control_plane: bool, deadline: Duration) -> bool {
+    let credentials = if control_plane { ADMIN } else { "--kubeconfig=/etc/kubernetes/kubelet.conf" };
+    let own = ["get", "node", node, "--output=name"];
+    let role = ["get", "nodes", "--selector=node-role.kubernetes.io/control-plane", "--output=name"];
+    let name = format!("node/{node}");
+    let said = kubectl(user, credentials, if control_plane { &role } else { &own }, deadline);
+    said.is_some_and(|said| said.split(|byte| *byte == b'\n').any(|line| line == name.as_bytes()))
+}
+
+/// Credentials of a control plane.
+const ADMIN: &str = "--kubeconfig=/etc/kubernetes/admin.conf";
+
 /// What kubectl said, at most 4 KiB; `None` if it failed, or not in time.
-fn kubectl(user: &UserFact, words: &[&str], deadline: Duration) -> Option<Vec<u8>> {
+fn kubectl(user: &UserFact, credentials: &str, words: &[&str], deadline: Duration) -> Option<Vec<u8>> {
     let kubectl = programs::needed("kubectl").ok()?;
     let target = Target::find(user).ok()?;
     let timeout = format!("--request-timeout={}s", deadline.as_secs().max(1));
-    let argv = [kubectl.as_os_str(), "--kubeconfig=/etc/kubernetes/admin.conf".as_ref(), timeout.as_ref()]
+    let argv = [kubectl.as_os_str(), credentials.as_ref(), timeout.as_ref()]
         .into_iter()
         .chain(words.iter().map(AsRef::as_ref));
     let asked = Entry::inside(&target, argv).directory("/").input(Input::Null).output(Output::Capture(4096));

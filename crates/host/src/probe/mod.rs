@@ -22,7 +22,7 @@ mod network;
 mod tools;
 mod users;
 
-pub(crate) use cluster::{api_has, api_ready, kubelet};
+pub(crate) use cluster::{api_has, api_ready, kubelet, node_known};
 pub use documents::{Patch, document, patches};
 pub(crate) use machine::{Modules, sysctl};
 pub use users::find as user;

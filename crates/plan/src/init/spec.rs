@@ -83,11 +83,10 @@ fn network(config: &Config, facts: &Facts, node_ip: Ipv4Addr) -> Network {
     }
 }
 
-/// The least that a node needs: its API server and its kubelet, on the node's address only.
+/// The least that a node needs, on its own address only.
 fn forwards(merged: &Output) -> Vec<Forward> {
-    [merged.api_port, host::KUBELET_PORT]
-        .map(|port| Forward { protocol: Protocol::Tcp, address: merged.api_address, port })
-        .to_vec()
+    let tcp = |port| Forward { protocol: Protocol::Tcp, address: merged.api_address, port };
+    merged.ports().into_iter().map(tcp).collect()
 }
 
 /// Modes are those that the directories have on a rootful node; the home above them is 0700.

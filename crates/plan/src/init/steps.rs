@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use secrecy::SecretString;
+
 use crate::audit;
 use crate::cni;
 use crate::config::{Cni, Config};
 use crate::crio;
 use crate::facts::Facts;
 use crate::host;
-use crate::kubeadm::{self, Output};
+use crate::kubeadm::{self, Output, Role};
 use crate::node::{self, ComponentName, NodeSpec};
 use crate::preflight;
 use crate::step::{Action, Done, Owner, Phase, Plan, Step};
@@ -20,7 +22,13 @@ use super::spec;
 const TUN_MODE: u32 = 0o666;
 
 /// The whole plan, phase by phase.
-pub(super) fn plan(config: &Config, facts: &Facts, merged: &Output, node: &NodeSpec) -> Plan {
+pub(super) fn plan(
+    config: &Config,
+    facts: &Facts,
+    merged: &Output,
+    with: (&NodeSpec, Option<SecretString>),
+) -> Plan {
+    let (node, discovery) = with;
     let mut plan = Plan::default();
     plan.push(Phase::Host, host_steps(facts, merged, node));
     let mut files = configure(config, facts, merged, node);
@@ -30,8 +38,10 @@ pub(super) fn plan(config: &Config, facts: &Facts, merged: &Output, node: &NodeS
     }
     plan.push(Phase::Configure, files);
     plan.push(Phase::Namespace, namespace(config, facts, stays));
-    plan.push(Phase::Cluster, vec![cluster(config, facts, merged)]);
-    plan.push(Phase::Publish, publish(node));
+    plan.push(Phase::Cluster, vec![cluster(config, facts, merged, discovery)]);
+    if merged.role.api_port().is_some() {
+        plan.push(Phase::Publish, publish(node));
+    }
     plan.push(Phase::Enable, enable());
     plan
 }
@@ -172,11 +182,12 @@ fn patch_steps(facts: &Facts, merged: &Output) -> Vec<Step> {
 fn cni_steps(config: &Config, merged: &Output, tree: &Path) -> Vec<Step> {
     let directory = tree.join("cni-net.d");
     let path = directory.join(cni::FILE);
-    match config.cni {
-        Cni::None => {
+    let pods = merged.pod_cidr.filter(|_| config.cni == Cni::Bridge);
+    match pods {
+        None => {
             vec![Step::user(Action::RemoveFile { path }, "the administrator brings a cluster network")]
         }
-        Cni::Bridge => vec![
+        Some(pods) => vec![
             Step::user(
                 Action::MakeDir { path: tree.to_owned(), mode: 0o700, owner: Owner::Node, fit: false },
                 "the node's own tree",
@@ -186,7 +197,7 @@ fn cni_steps(config: &Config, merged: &Output, tree: &Path) -> Vec<Step> {
                 "/etc/cni/net.d inside",
             ),
             Step::user(
-                write(path, 0o644, Owner::Node, cni::bridge(merged.pod_cidr)),
+                write(path, 0o644, Owner::Node, cni::bridge(pods)),
                 "network of the pods on a single node",
             ),
         ],
@@ -209,21 +220,36 @@ fn namespace(config: &Config, facts: &Facts, stays: bool) -> Vec<Step> {
     steps
 }
 
-fn cluster(config: &Config, facts: &Facts, merged: &Output) -> Step {
+fn cluster(config: &Config, facts: &Facts, merged: &Output, discovery: Option<SecretString>) -> Step {
     let kubeadm = facts.programs.get("kubeadm").cloned().flatten().unwrap_or_else(|| host::KUBEADM.into());
-    let mut argv = vec![kubeadm.display().to_string(), "init".into(), "--config={config}".into()];
+    let (command, why) = match merged.role {
+        Role::FirstControlPlane { .. } => ("init", "the unmodified kubeadm brings up the control plane"),
+        Role::JoinedControlPlane { .. } => ("join", "the unmodified kubeadm joins the control plane"),
+        Role::Worker => ("join", "the unmodified kubeadm joins the cluster"),
+    };
+    let mut argv = vec![kubeadm.display().to_string(), command.into(), "--config={config}".into()];
     argv.extend(merged.pass_flags.iter().cloned());
+    let done = match merged.role {
+        Role::FirstControlPlane { .. } => {
+            Done::Begun { file: "/etc/kubernetes/kubelet.conf".into(), objects: merged.last_objects }
+        }
+        role => Done::Joined {
+            file: "/etc/kubernetes/kubelet.conf".into(),
+            node: merged.node_name.clone(),
+            control_plane: role.api_port().is_some(),
+        },
+    };
     Step::inside(
         Action::Run {
             argv,
             config: Some(merged.config.clone()),
-            done_when: Some(Done {
-                file: "/etc/kubernetes/kubelet.conf".into(),
-                objects: merged.last_objects,
-            }),
+            documents: discovery.into_iter().collect(),
+            // The kubelet's credential until the cluster has signed its own; kubeadm removes it unless it is killed.
+            secrets: vec!["/etc/kubernetes/bootstrap-kubelet.conf".into()],
+            done_when: Some(done),
             seconds: 1800 * u64::from(config.timeout_factor),
         },
-        "the unmodified kubeadm brings up the control plane",
+        why,
     )
 }
 

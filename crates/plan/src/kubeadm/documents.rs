@@ -69,6 +69,48 @@ pub(super) fn sort(documents: &[Value], given: bool) -> Result<Documents, Error>
     Ok(sorted)
 }
 
+/// The JoinConfiguration among the user's documents, its fields checked and v1beta3 migrated; kubeadm passes over the others.
+///
+/// # Errors
+/// As [`sort`].
+pub(super) fn sort_join(documents: &[Value], given: bool) -> Result<Document, Error> {
+    let mut found = None;
+    for (index, value) in documents.iter().enumerate() {
+        let refuse = |why: String| Error::Document { number: index + 1, why };
+        let document = value.as_object().ok_or_else(|| refuse("it is no map".into()))?;
+        let (Some(version), Some(kind)) = (text(document, &["apiVersion"]), text(document, &["kind"])) else {
+            return Err(refuse("kind and apiVersion is mandatory information that must be specified".into()));
+        };
+        if kind != "JoinConfiguration" {
+            continue;
+        }
+        if found.is_some() {
+            return Err(refuse(format!("kind \"{kind}\" is specified twice")));
+        }
+        found = Some(match version {
+            V1BETA4 => checked(value, schema::JOIN, kind)?,
+            V1BETA3 => join3(checked(value, schema::JOIN3, kind)?)?,
+            _ => return Err(refuse(strange(version, kind).replace("kubeadm init", "kubeadm join"))),
+        });
+    }
+    match found {
+        None if given => {
+            let why = "no JoinConfiguration kind was found in the configuration file";
+            Err(Error::Document { number: documents.len(), why: why.into() })
+        }
+        found => Ok(found.unwrap_or_default()),
+    }
+}
+
+/// v1beta3's JoinConfiguration as v1beta4's: its timeout of the discovery has another place.
+fn join3(mut join: Document) -> Result<Document, Error> {
+    arguments(&mut join, &["nodeRegistration", "kubeletExtraArgs"])?;
+    let discovery = join.get_mut("discovery").and_then(Value::as_object_mut);
+    let timeout = discovery.and_then(|fields| fields.shift_remove("timeout"));
+    timeout.map_or(Ok(()), |timeout| fields::default(&mut join, &["timeouts", "discovery"], timeout))?;
+    Ok(join)
+}
+
 /// Words for a document that is none of ours, those of kubeadm for its own old versions.
 fn strange(version: &str, kind: &str) -> String {
     let last = [

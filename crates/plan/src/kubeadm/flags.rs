@@ -58,6 +58,58 @@ pub(super) fn fold(request: &Init, documents: &mut Documents) -> Result<(), Erro
     fold_token(request, &mut documents.init)
 }
 
+/// Flags of join that have a field in the JoinConfiguration.
+const JOIN: &[(&str, &[&str])] = &[
+    ("node-name", &["nodeRegistration", "name"]),
+    ("cri-socket", &["nodeRegistration", "criSocket"]),
+    ("discovery-file", &["discovery", "file", "kubeConfigPath"]),
+    ("tls-bootstrap-token", &["discovery", "tlsBootstrapToken"]),
+    ("patches", &["patches", "directory"]),
+];
+
+/// Writes the flags of join into their fields: as kubeadm, endpoint and token flags count only with the endpoint, the API
+/// server's only with `--control-plane`.
+///
+/// Source: kubernetes 1.34.4, cmd/kubeadm/app/cmd/join.go, `newJoinData`.
+pub(super) fn fold_join(request: &Init, endpoint: Option<&str>, join: &mut Document) -> Result<(), Error> {
+    texts(request, JOIN, join)?;
+    let value = |flag| request.value(flag).filter(|value| !value.is_empty());
+    if request.config_file().is_some() {
+        return Ok(());
+    }
+    if let Some(token) = value("token").filter(|_| value("tls-bootstrap-token").is_none()) {
+        set(join, &["discovery", "tlsBootstrapToken"], token)?;
+    }
+    if let Some(endpoint) = endpoint {
+        let mut found = json!({ "apiServerEndpoint": endpoint });
+        if let Some(token) = value("discovery-token").or_else(|| value("token")) {
+            found["token"] = token.into();
+        }
+        let of = |(flag, _): &&(String, String)| flag == "discovery-token-ca-cert-hash";
+        let hashes = request.config_flags.iter().filter(of).map(|(_, hash)| Value::from(hash.as_str()));
+        found["caCertHashes"] = hashes.collect();
+        if value("discovery-token-unsafe-skip-ca-verification") == Some("true") {
+            found["unsafeSkipCAVerification"] = true.into();
+        }
+        set(join, &["discovery", "bootstrapToken"], found)?;
+    }
+    if value("control-plane") == Some("true") {
+        set(join, &["controlPlane"], json!({}))?;
+        texts(
+            request,
+            &[
+                ("apiserver-advertise-address", &["controlPlane", "localAPIEndpoint", "advertiseAddress"]),
+                ("certificate-key", &["controlPlane", "certificateKey"]),
+            ],
+            join,
+        )?;
+        if let Some(port) = value("apiserver-bind-port") {
+            set(join, &["controlPlane", "localAPIEndpoint", "bindPort"], number(port))?;
+        }
+    }
+    Ok(())
+}
+
 fn texts(request: &Init, table: &[(&str, &[&str])], document: &mut Document) -> Result<(), Error> {
     for (flag, path) in table {
         if let Some(value) = request.value(flag).filter(|value| !value.is_empty()) {

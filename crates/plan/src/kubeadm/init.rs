@@ -8,9 +8,36 @@ use super::fields::{self, Document, at, items, set, text};
 use super::flags::origin;
 use super::{Error, Input, kubelet, network};
 use crate::need::Ignored;
+use crate::request;
 
 /// kubeadm's default port of the API server.
 const API_PORT: u16 = 6443;
+
+/// Where the fields that init and join share lie.
+#[derive(Debug)]
+pub(super) struct Scope {
+    /// Kind of the document.
+    pub(super) kind: &'static str,
+    /// Path of the local API endpoint.
+    pub(super) endpoint: &'static [&'static str],
+    /// Path of the certificate key.
+    pub(super) key: &'static [&'static str],
+}
+
+impl Scope {
+    /// How to name the origin of a value: the flag if it was given, else the field.
+    pub(super) fn origin(&self, request: &request::Init, flag: &str, path: &[&str]) -> String {
+        origin(request, flag, &format!("{}.{}", self.kind, path.join(".")))
+    }
+
+    fn below<'a>(&self, field: &'a str) -> Vec<&'a str> {
+        self.endpoint.iter().copied().chain([field]).collect()
+    }
+}
+
+/// The InitConfiguration.
+const SCOPE: Scope =
+    Scope { kind: "InitConfiguration", endpoint: &["localAPIEndpoint"], key: &["certificateKey"] };
 
 /// Path of the kubelet's extra arguments.
 pub(super) const KUBELET_ARGS: [&str; 2] = ["nodeRegistration", "kubeletExtraArgs"];
@@ -28,15 +55,10 @@ pub(super) struct Facts {
 
 /// Completes the document.
 pub(super) fn complete(init: &mut Document, input: &Input<'_>) -> Result<Facts, Error> {
-    let node_name = node_name(init, input)?;
-    address(init, input)?;
-    let api_port = port(init, input)?;
-    socket(init, input)?;
-    kubelet::check_arguments(items(init, &KUBELET_ARGS), &input.node)?;
-    fields::default_argument(init, &KUBELET_ARGS, "node-ip", &input.node.node_ip.to_string())?;
-    set(init, &["patches", "directory"], input.node.patches_dir.to_string_lossy().as_ref())?;
-    timeouts(init, input.node.timeout_factor)?;
-    secrets(init, input)?;
+    let node_name = registration(init, input, &SCOPE)?;
+    let api_port = endpoint(init, input, &SCOPE)?;
+    tokens(init, input)?;
+    certificate_key(init, input, &SCOPE)?;
     let ignored = ignored(init, input)?;
     let dry_run = input.request.dry_run || init.shift_remove("dryRun") == Some(Value::Bool(true));
     Ok(Facts {
@@ -49,12 +71,33 @@ pub(super) fn complete(init: &mut Document, input: &Input<'_>) -> Result<Facts, 
     })
 }
 
+/// What every node says of itself; gives its name.
+pub(super) fn registration(
+    document: &mut Document,
+    input: &Input<'_>,
+    scope: &Scope,
+) -> Result<String, Error> {
+    let node_name = node_name(document, input, scope)?;
+    socket(document, input, scope)?;
+    kubelet::check_arguments(items(document, &KUBELET_ARGS), &input.node, scope.kind)?;
+    fields::default_argument(document, &KUBELET_ARGS, "node-ip", &input.node.node_ip.to_string())?;
+    set(document, &["patches", "directory"], input.node.patches_dir.to_string_lossy().as_ref())?;
+    timeouts(document, input.node.timeout_factor)?;
+    Ok(node_name)
+}
+
+/// Address and port of the local API server; gives the port.
+pub(super) fn endpoint(document: &mut Document, input: &Input<'_>, scope: &Scope) -> Result<u16, Error> {
+    address(document, input, scope)?;
+    port(document, input, scope)
+}
+
 /// The user's name or the host's, lower case, as kubeadm's `GetHostname`; it also becomes a host name inside.
-fn node_name(init: &mut Document, input: &Input<'_>) -> Result<String, Error> {
+fn node_name(init: &mut Document, input: &Input<'_>, scope: &Scope) -> Result<String, Error> {
     let path = ["nodeRegistration", "name"];
     let given = text(init, &path);
     let origin = match given {
-        Some(_) => origin(input.request, "node-name", "InitConfiguration.nodeRegistration.name"),
+        Some(_) => scope.origin(input.request, "node-name", &path),
         None => "host name".to_owned(),
     };
     let name = given.unwrap_or(&input.node.hostname).trim().to_lowercase();
@@ -64,8 +107,8 @@ fn node_name(init: &mut Document, input: &Input<'_>) -> Result<String, Error> {
 }
 
 /// The API server listens on the node's address: it is the only one inside.
-fn address(init: &mut Document, input: &Input<'_>) -> Result<(), Error> {
-    let path = ["localAPIEndpoint", "advertiseAddress"];
+fn address(init: &mut Document, input: &Input<'_>, scope: &Scope) -> Result<(), Error> {
+    let path = scope.below("advertiseAddress");
     let ours = input.node.node_ip.to_string();
     let given = text(init, &path).unwrap_or("0.0.0.0");
     // kubeadm takes 0.0.0.0 for the address of the default route.
@@ -74,11 +117,7 @@ fn address(init: &mut Document, input: &Input<'_>) -> Result<(), Error> {
         .is_ok_and(|address| address.is_unspecified() || address == input.node.node_ip);
     if !same {
         return Err(Error::Contradiction {
-            path: origin(
-                input.request,
-                "apiserver-advertise-address",
-                "InitConfiguration.localAPIEndpoint.advertiseAddress",
-            ),
+            path: scope.origin(input.request, "apiserver-advertise-address", &path),
             value: given.escape_debug().to_string(),
             need: ours,
             why: "the node has one address, which is one of the host's own",
@@ -87,22 +126,23 @@ fn address(init: &mut Document, input: &Input<'_>) -> Result<(), Error> {
     set(init, &path, ours)
 }
 
-fn port(init: &Document, input: &Input<'_>) -> Result<u16, Error> {
-    let Some(value) = at(init, &["localAPIEndpoint", "bindPort"]) else { return Ok(API_PORT) };
+fn port(init: &Document, input: &Input<'_>, scope: &Scope) -> Result<u16, Error> {
+    let path = scope.below("bindPort");
+    let Some(value) = at(init, &path) else { return Ok(API_PORT) };
     let port = value.as_u64().and_then(|port| u16::try_from(port).ok());
     match port {
         // Go's zero means unset in a configuration.
         Some(0) if input.request.value("apiserver-bind-port").is_none() => Ok(API_PORT),
         Some(port) if port > 0 => Ok(port),
         _ => Err(Error::Invalid {
-            path: origin(input.request, "apiserver-bind-port", "InitConfiguration.localAPIEndpoint.bindPort"),
+            path: scope.origin(input.request, "apiserver-bind-port", &path),
             why: format!("{value} is no port number from 1 to 65535"),
         }),
     }
 }
 
 /// Only the node's own CRI-O answers inside.
-fn socket(init: &mut Document, input: &Input<'_>) -> Result<(), Error> {
+fn socket(init: &mut Document, input: &Input<'_>, scope: &Scope) -> Result<(), Error> {
     let path = ["nodeRegistration", "criSocket"];
     let ours = format!("unix://{}", input.node.cri_socket.display());
     let given = text(init, &path).unwrap_or(&ours);
@@ -112,7 +152,7 @@ fn socket(init: &mut Document, input: &Input<'_>) -> Result<(), Error> {
     };
     if plain(given) != plain(&ours) {
         return Err(Error::Contradiction {
-            path: origin(input.request, "cri-socket", "InitConfiguration.nodeRegistration.criSocket"),
+            path: scope.origin(input.request, "cri-socket", &path),
             value: given.escape_debug().to_string(),
             need: ours,
             why: "containers run under the node's own CRI-O, which listens there inside the namespaces",
@@ -142,8 +182,8 @@ fn timeouts(init: &mut Document, factor: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// Tokens and the certificate key have kubeadm's form, so that a bad one is told before anything is done.
-fn secrets(init: &Document, input: &Input<'_>) -> Result<(), Error> {
+/// Tokens have kubeadm's form, so that a bad one is told before anything is done.
+fn tokens(init: &Document, input: &Input<'_>) -> Result<(), Error> {
     for (index, token) in items(init, &["bootstrapTokens"]).iter().enumerate() {
         let Some(token) = token.get("token").and_then(Value::as_str) else { continue };
         if !is_token(token) {
@@ -153,12 +193,16 @@ fn secrets(init: &Document, input: &Input<'_>) -> Result<(), Error> {
             return Err(Error::Invalid { path: origin(input.request, "token", &field), why });
         }
     }
-    let key = text(init, &["certificateKey"]).unwrap_or_default();
+    Ok(())
+}
+
+/// So has the certificate key.
+pub(super) fn certificate_key(document: &Document, input: &Input<'_>, scope: &Scope) -> Result<(), Error> {
+    let key = text(document, scope.key).unwrap_or_default();
     let whole = key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
     if !key.is_empty() && !whole {
-        let path = origin(input.request, "certificate-key", "InitConfiguration.certificateKey");
         return Err(Error::Invalid {
-            path,
+            path: scope.origin(input.request, "certificate-key", scope.key),
             why: "the key must be an AES key of size 32, hex encoded".into(),
         });
     }
@@ -166,7 +210,7 @@ fn secrets(init: &Document, input: &Input<'_>) -> Result<(), Error> {
 }
 
 /// Source: kubernetes, bootstraptoken/v1, `BootstrapTokenPattern`.
-fn is_token(token: &str) -> bool {
+pub(super) fn is_token(token: &str) -> bool {
     let right = |part: &str, length| {
         part.len() == length && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
     };
@@ -174,7 +218,7 @@ fn is_token(token: &str) -> bool {
 }
 
 /// Flag, configuration and the node's own needs together, written into the configuration; gives the user's own.
-fn ignored(init: &mut Document, input: &Input<'_>) -> Result<Ignored, Error> {
+pub(super) fn ignored(init: &mut Document, input: &Input<'_>) -> Result<Ignored, Error> {
     let path = ["nodeRegistration", "ignorePreflightErrors"];
     let configured = items(init, &path).iter().filter_map(Value::as_str);
     let asked = Ignored::new(configured.chain(input.request.ignored.ids()));
@@ -192,14 +236,14 @@ fn ignored(init: &mut Document, input: &Input<'_>) -> Result<Ignored, Error> {
 }
 
 /// Whether ordinary pods are kept away; without a list kubeadm sets the control plane's taint.
-fn tainted(init: &Document) -> bool {
+pub(super) fn tainted(init: &Document) -> bool {
     let repels = |taint: &Value| matches!(taint["effect"].as_str(), Some("NoSchedule" | "NoExecute"));
     at(init, &["nodeRegistration", "taints"])
         .is_none_or(|taints| taints.as_array().is_some_and(|list| list.iter().any(repels)))
 }
 
 /// kubeadm reads the configuration's list only if the flag gives none.
-fn skip_phases(init: &Document, input: &Input<'_>) -> Vec<String> {
+pub(super) fn skip_phases(init: &Document, input: &Input<'_>) -> Vec<String> {
     let flag = &input.request.skip_phases;
     let configured =
         || items(init, &["skipPhases"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();

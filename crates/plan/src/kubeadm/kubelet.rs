@@ -180,7 +180,7 @@ fn shown(value: &Value) -> String {
 /// Compares `nodeRegistration.kubeletExtraArgs` with what the node needs.
 ///
 /// Flags win over the kubelet's configuration file, so the patch alone would not hold.
-pub(super) fn check_arguments(arguments: &[Value], node: &NodeFacts) -> Result<(), Error> {
+pub(super) fn check_arguments(arguments: &[Value], node: &NodeFacts, kind: &str) -> Result<(), Error> {
     let node_ip = node.node_ip.to_string();
     let socket = format!("unix://{}", node.cri_socket.display());
     let fixed = [
@@ -192,7 +192,7 @@ pub(super) fn check_arguments(arguments: &[Value], node: &NodeFacts) -> Result<(
         let field = |key: &str| argument.get(key).and_then(Value::as_str).unwrap_or_default();
         let (name, value) = (field("name"), field("value"));
         let clash = |need: String, why: &'static str| Error::Contradiction {
-            path: format!("InitConfiguration.nodeRegistration.kubeletExtraArgs, {name}"),
+            path: format!("{kind}.nodeRegistration.kubeletExtraArgs, {name}"),
             value: value.escape_debug().to_string(),
             need,
             why,

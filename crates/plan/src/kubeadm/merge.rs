@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use super::documents;
 use super::kubelet::Fragment;
-use super::{Error, Input, Output, cluster, fields, flags, init, last, network, patches, proxy, render};
+use super::{
+    Error, Input, Output, Role, cluster, fields, flags, init, last, network, patches, proxy, render,
+};
 use crate::request;
 
 /// Completes the user's flags and documents with what a rootless node needs.
@@ -30,12 +32,12 @@ pub fn merge(input: &Input<'_>) -> Result<Output, Error> {
     Ok(Output {
         config: SecretString::from(render::whole(&documents)),
         redacted: render::redacted(&documents),
-        patches: patches::files(input, fragment)?,
+        patches: patches::files(input, fragment, false)?,
         node_name: init.node_name,
-        api_port: init.api_port,
+        role: Role::FirstControlPlane { api_port: init.api_port },
         api_address: input.node.node_ip,
-        pod_cidr: networks.pods,
-        service_cidr: networks.services,
+        pod_cidr: Some(networks.pods),
+        service_cidr: Some(networks.services),
         dns_domain: cluster.dns_domain,
         etcd_data_dir: cluster.etcd_data_dir,
         cert_dir: cluster.cert_dir,
@@ -52,15 +54,14 @@ pub fn merge(input: &Input<'_>) -> Result<Output, Error> {
     })
 }
 
-/// The user's own patches directory: `--patches`, or `patches.directory` of the InitConfiguration.
+/// The user's own patches directory: `--patches`, or `patches.directory` of the document of this kind.
 ///
 /// A relative path means the caller's directory.
 #[must_use]
-pub fn patches_directory(request: &request::Init, documents: &[Value]) -> Option<PathBuf> {
+pub fn patches_directory(request: &request::Init, documents: &[Value], kind: &str) -> Option<PathBuf> {
     let field = || {
-        let kind =
-            |document: &&Value| document.get("kind").and_then(Value::as_str) == Some("InitConfiguration");
-        fields::text(documents.iter().find(kind)?.as_object()?, &["patches", "directory"])
+        let wanted = |document: &&Value| document.get("kind").and_then(Value::as_str) == Some(kind);
+        fields::text(documents.iter().find(wanted)?.as_object()?, &["patches", "directory"])
     };
     request.value("patches").filter(|directory| !directory.is_empty()).or_else(field).map(PathBuf::from)
 }

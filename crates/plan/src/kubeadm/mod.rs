@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use semver::Version;
 use serde_json::Value;
 
+use crate::host;
 use crate::need::Ignored;
 use crate::request;
 
@@ -20,6 +21,7 @@ mod error;
 mod fields;
 mod flags;
 mod init;
+mod join;
 mod kubelet;
 mod last;
 mod merge;
@@ -30,6 +32,7 @@ mod render;
 mod schema;
 
 pub use error::Error;
+pub use join::{discovery_file, join};
 pub use merge::{merge, patches_directory};
 
 /// Directory of the flex volume plugins: the default lies under `/usr`, where a rootless node cannot write.
@@ -41,7 +44,44 @@ pub const AUDIT_DIR: &str = "/etc/kubernetes/audit";
 /// Network that pods get when the user names none.
 pub const POD_CIDR: &str = "10.244.0.0/16";
 
-/// What [`merge`] works on.
+/// Where kubeadm finds a discovery file: the descriptor after that of the configuration.
+pub const DISCOVERY_FILE: &str = "/proc/self/fd/4";
+
+/// What a node is in its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It begins the cluster.
+    FirstControlPlane {
+        /// Port of its API server.
+        api_port: u16,
+    },
+    /// It joins the control plane.
+    JoinedControlPlane {
+        /// Port of its API server.
+        api_port: u16,
+    },
+    /// It runs pods.
+    Worker,
+}
+
+impl Role {
+    /// Port of the node's own API server.
+    #[must_use]
+    pub fn api_port(self) -> Option<u16> {
+        match self {
+            Self::FirstControlPlane { api_port } | Self::JoinedControlPlane { api_port } => Some(api_port),
+            Self::Worker => None,
+        }
+    }
+
+    /// It joins a cluster that is there.
+    #[must_use]
+    pub fn joins(self) -> bool {
+        !matches!(self, Self::FirstControlPlane { .. })
+    }
+}
+
+/// What [`merge`] and [`join()`] work on.
 #[derive(Debug)]
 pub struct Input<'a> {
     /// The command line.
@@ -54,7 +94,7 @@ pub struct Input<'a> {
     pub node: NodeFacts,
 }
 
-/// What [`merge`] must know about this machine.
+/// What they must know about this machine.
 #[derive(Debug, Clone)]
 pub struct NodeFacts {
     /// The host's external address, the node's only one.
@@ -75,7 +115,7 @@ pub struct NodeFacts {
     pub timeout_factor: u32,
 }
 
-/// What [`merge`] gives.
+/// What [`merge`] and [`join()`] give.
 #[derive(Debug, Clone)]
 pub struct Output {
     /// kubeadm's `--config`: several JSON documents parted by `---` lines.
@@ -86,17 +126,17 @@ pub struct Output {
     pub patches: Vec<(String, String)>,
     /// Name of the node, lower case.
     pub node_name: String,
-    /// Port of the API server.
-    pub api_port: u16,
-    /// Address of the API server: the node's.
+    /// What the node is in its cluster.
+    pub role: Role,
+    /// Address of the node, and of its API server.
     pub api_address: Ipv4Addr,
-    /// Network of the pods.
-    pub pod_cidr: Ipv4Net,
-    /// Network of the services.
-    pub service_cidr: Ipv4Net,
+    /// Network of the pods; a node that joins does not know it.
+    pub pod_cidr: Option<Ipv4Net>,
+    /// Network of the services; likewise.
+    pub service_cidr: Option<Ipv4Net>,
     /// Domain of the services.
     pub dns_domain: String,
-    /// Data directory of the local etcd; `None` with an external one.
+    /// Data directory of the local etcd; `None` with an external one, and on a worker.
     pub etcd_data_dir: Option<PathBuf>,
     /// Directory of the certificates.
     pub cert_dir: PathBuf,
@@ -104,7 +144,7 @@ pub struct Output {
     pub image_repository: String,
     /// As in the configuration, mostly `v1.34.4`; the user may have asked for a label such as `stable-1.34`.
     pub kubernetes_version: String,
-    /// Stable endpoint of the control plane, if the user gave one.
+    /// Stable endpoint of the control plane, if the user gave one; on a node that joins the endpoint that it joins by.
     pub control_plane_endpoint: Option<String>,
     /// The node keeps the control plane's NoSchedule taint: ordinary pods do not run on it.
     pub tainted: bool,
@@ -121,4 +161,18 @@ pub struct Output {
     pub last_objects: (&'static str, &'static [&'static str]),
     /// Flags that kubeadm accepts beside `--config`.
     pub pass_flags: Vec<String>,
+}
+
+impl Output {
+    /// TCP ports that other nodes and clients reach this one by: its API server, its kubelet, and etcd where other control planes
+    /// can join.
+    ///
+    /// Without a `controlPlaneEndpoint` kubeadm lets no second control plane join.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        let stacked = self.etcd_data_dir.is_some() && self.control_plane_endpoint.is_some();
+        let etcd = self.role.api_port().filter(|_| stacked).map(|_| host::ETCD_PORTS);
+        let api = self.role.api_port().into_iter();
+        api.chain([host::KUBELET_PORT]).chain(etcd.into_iter().flatten()).collect()
+    }
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::kubelet::{self, Fragment};
-use super::{Error, Input};
+use super::{Error, Input, VOLUME_PLUGINS};
 use crate::yaml;
 
 /// kubeadm's targets, in the order in which it looks for them.
@@ -22,8 +22,13 @@ const TARGETS: [&str; 6] = [
 
 /// The files of our patches directory: the user's, sorted by name as kubeadm applies them, and our own.
 ///
-/// `kubelet` is the user's KubeletConfiguration, the first fragment that ours must agree with.
-pub(super) fn files(input: &Input<'_>, kubelet: Option<Fragment>) -> Result<Vec<(String, String)>, Error> {
+/// `kubelet` is the user's KubeletConfiguration, the first fragment that ours must agree with; `manager`: the controller manager
+/// gets a directory of flex volumes that this node can make, whatever its cluster says.
+pub(super) fn files(
+    input: &Input<'_>,
+    kubelet: Option<Fragment>,
+    manager: bool,
+) -> Result<Vec<(String, String)>, Error> {
     let mut files = input.user_patches.clone();
     files.sort();
     let mut fragments: Vec<Fragment> = kubelet.into_iter().collect();
@@ -45,8 +50,23 @@ pub(super) fn files(input: &Input<'_>, kubelet: Option<Fragment>) -> Result<Vec<
         }
     }
     files.push((kubelet::PATCH.to_owned(), kubelet::patch(&input.node, &fragments)?));
+    if manager {
+        files.push((MANAGER_PATCH.to_owned(), manager_patch()));
+    }
     files.sort();
     Ok(files)
+}
+
+/// Our patch of the controller manager of a joined control plane.
+const MANAGER_PATCH: &str = "kube-controller-manager~u7s+strategic.json";
+
+/// In a cluster that root began, the directory is the default under `/usr`, and the static pod would never start.
+///
+/// Source: kubernetes 1.34.4, cmd/kubeadm/app/phases/controlplane/volumes.go, `flexvolume-dir`.
+fn manager_patch() -> String {
+    let directory = json!({ "path": VOLUME_PLUGINS, "type": "DirectoryOrCreate" });
+    let volume = json!({ "name": "flexvolume-dir", "hostPath": directory });
+    format!("{:#}\n", json!({ "spec": { "volumes": [volume] } }))
 }
 
 /// Target and patch type of a file; `None` for a file that kubeadm passes over.

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::documents::{self, Documents, V1BETA4};
-use super::init;
+use super::fields::Document;
+use super::{init, join as joining};
 
 /// The whole configuration, with secrets.
 pub(super) fn whole(documents: &Documents) -> String {
@@ -21,6 +22,18 @@ pub(super) fn redacted(documents: &Documents) -> String {
     }
     values.iter_mut().for_each(init::redact_environment);
     join(&values)
+}
+
+/// A JoinConfiguration, with secrets.
+pub(super) fn join_whole(document: &Document) -> String {
+    join(&[documents::headed(V1BETA4, "JoinConfiguration", document)])
+}
+
+/// A JoinConfiguration for people: without tokens and keys.
+pub(super) fn join_redacted(document: &Document) -> String {
+    let mut document = document.clone();
+    joining::redact(&mut document);
+    join_whole(&document)
 }
 
 /// InitConfiguration first.

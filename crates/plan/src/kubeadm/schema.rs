@@ -49,6 +49,40 @@ const TOKENS: Kind = List(&[
     ("usages", Texts),
     ("groups", Texts),
 ]);
+const REGISTRATION: Kind = Object(&[
+    ("name", Text),
+    ("criSocket", Text),
+    ("taints", TAINTS),
+    ("kubeletExtraArgs", ARGS),
+    ("ignorePreflightErrors", Texts),
+    ("imagePullPolicy", Text),
+    ("imagePullSerial", Bool),
+]);
+const REGISTRATION3: Kind = Object(&[
+    ("name", Text),
+    ("criSocket", Text),
+    ("taints", TAINTS),
+    ("kubeletExtraArgs", TextMap),
+    ("ignorePreflightErrors", Texts),
+    ("imagePullPolicy", Text),
+]);
+const TIMEOUTS: Kind = Object(&[
+    ("controlPlaneComponentHealthCheck", Text),
+    ("kubeletHealthCheck", Text),
+    ("kubernetesAPICall", Text),
+    ("etcdAPICall", Text),
+    ("tlsBootstrap", Text),
+    ("discovery", Text),
+    ("upgradeManifests", Text),
+]);
+const TOKEN_DISCOVERY: Kind = Object(&[
+    ("token", Text),
+    ("apiServerEndpoint", Text),
+    ("caCertHashes", Texts),
+    ("unsafeSkipCAVerification", Bool),
+]);
+const FILE_DISCOVERY: Kind = Object(&[("kubeConfigPath", Text)]);
+const JOIN_CONTROL_PLANE: Kind = Object(&[("localAPIEndpoint", ENDPOINT), ("certificateKey", Text)]);
 const PATCHES: Kind = Object(&[("directory", Text)]);
 const NETWORKING: Kind = Object(&[("serviceSubnet", Text), ("podSubnet", Text), ("dnsDomain", Text)]);
 const EXTERNAL: Kind = Object(&[
@@ -69,34 +103,51 @@ pub(super) const INIT: &[Field] = &[
     TYPE[1],
     ("bootstrapTokens", TOKENS),
     ("dryRun", Bool),
-    (
-        "nodeRegistration",
-        Object(&[
-            ("name", Text),
-            ("criSocket", Text),
-            ("taints", TAINTS),
-            ("kubeletExtraArgs", ARGS),
-            ("ignorePreflightErrors", Texts),
-            ("imagePullPolicy", Text),
-            ("imagePullSerial", Bool),
-        ]),
-    ),
+    ("nodeRegistration", REGISTRATION),
     ("localAPIEndpoint", ENDPOINT),
     ("certificateKey", Text),
     ("skipPhases", Texts),
     ("patches", PATCHES),
+    ("timeouts", TIMEOUTS),
+];
+
+/// JoinConfiguration, v1beta4.
+///
+/// Source: kubernetes 1.34.4, cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go.
+pub(super) const JOIN: &[Field] = &[
+    TYPE[0],
+    TYPE[1],
+    ("dryRun", Bool),
+    ("nodeRegistration", REGISTRATION),
+    ("caCertPath", Text),
     (
-        "timeouts",
+        "discovery",
+        Object(&[("bootstrapToken", TOKEN_DISCOVERY), ("file", FILE_DISCOVERY), ("tlsBootstrapToken", Text)]),
+    ),
+    ("controlPlane", JOIN_CONTROL_PLANE),
+    ("skipPhases", Texts),
+    ("patches", PATCHES),
+    ("timeouts", TIMEOUTS),
+];
+
+/// JoinConfiguration, v1beta3.
+pub(super) const JOIN3: &[Field] = &[
+    TYPE[0],
+    TYPE[1],
+    ("nodeRegistration", REGISTRATION3),
+    ("caCertPath", Text),
+    (
+        "discovery",
         Object(&[
-            ("controlPlaneComponentHealthCheck", Text),
-            ("kubeletHealthCheck", Text),
-            ("kubernetesAPICall", Text),
-            ("etcdAPICall", Text),
-            ("tlsBootstrap", Text),
-            ("discovery", Text),
-            ("upgradeManifests", Text),
+            ("bootstrapToken", TOKEN_DISCOVERY),
+            ("file", FILE_DISCOVERY),
+            ("tlsBootstrapToken", Text),
+            ("timeout", Text),
         ]),
     ),
+    ("controlPlane", JOIN_CONTROL_PLANE),
+    ("skipPhases", Texts),
+    ("patches", PATCHES),
 ];
 
 /// ClusterConfiguration, v1beta4.
@@ -148,17 +199,7 @@ pub(super) const INIT3: &[Field] = &[
     TYPE[0],
     TYPE[1],
     ("bootstrapTokens", TOKENS),
-    (
-        "nodeRegistration",
-        Object(&[
-            ("name", Text),
-            ("criSocket", Text),
-            ("taints", TAINTS),
-            ("kubeletExtraArgs", TextMap),
-            ("ignorePreflightErrors", Texts),
-            ("imagePullPolicy", Text),
-        ]),
-    ),
+    ("nodeRegistration", REGISTRATION3),
     ("localAPIEndpoint", ENDPOINT),
     ("certificateKey", Text),
     ("skipPhases", Texts),

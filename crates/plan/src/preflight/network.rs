@@ -53,33 +53,33 @@ pub(super) fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unme
     unmet
 }
 
-fn claims(config: &Config, merged: &Output) -> [Claim; 3] {
-    [
-        Claim {
-            id: "PodCIDR",
-            name: "the pod network",
-            network: merged.pod_cidr,
-            remedy: "kubeadm init --pod-network-cidr=",
-            end: "",
-            candidates: &PODS,
-        },
-        Claim {
-            id: "ServiceCIDR",
-            name: "the service network",
-            network: merged.service_cidr,
-            remedy: "kubeadm init --service-cidr=",
-            end: "",
-            candidates: &SERVICES,
-        },
-        Claim {
-            id: "RangeOverlap",
-            name: "the node's own range",
-            network: config.network.range,
-            remedy: "in /etc/u7s/config.toml, section [network]: range = \"",
-            end: "\"",
-            candidates: &RANGES,
-        },
-    ]
+/// A node that joins does not know the cluster's networks.
+fn claims(config: &Config, merged: &Output) -> Vec<Claim> {
+    let pods = merged.pod_cidr.map(|network| Claim {
+        id: "PodCIDR",
+        name: "the pod network",
+        network,
+        remedy: "kubeadm init --pod-network-cidr=",
+        end: "",
+        candidates: &PODS,
+    });
+    let services = merged.service_cidr.map(|network| Claim {
+        id: "ServiceCIDR",
+        name: "the service network",
+        network,
+        remedy: "kubeadm init --service-cidr=",
+        end: "",
+        candidates: &SERVICES,
+    });
+    let range = Claim {
+        id: "RangeOverlap",
+        name: "the node's own range",
+        network: config.network.range,
+        remedy: "in /etc/u7s/config.toml, section [network]: range = \"",
+        end: "\"",
+        candidates: &RANGES,
+    };
+    pods.into_iter().chain(services).chain([range]).collect()
 }
 
 /// Networks of the host: routes, then addresses whose network no route names; each once.

@@ -1,4 +1,4 @@
-//! The flags of `kubeadm init` and `kubeadm reset`: one table each, and what becomes of every flag.
+//! The flags of `kubeadm init`, `kubeadm join` and `kubeadm reset`: one table each, and what becomes of every flag.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -110,6 +110,33 @@ pub(super) const INIT: &[Flag] = &[
     flag("vmodule", Takes::Text, Goes::Pass),
 ];
 
+/// Flags of `kubeadm join`, the same from 1.31 to 1.36.
+///
+/// Source: kubernetes 1.34.4, cmd/kubeadm/app/cmd/join.go; a test compares with `kubeadm join --help`.
+pub(super) const JOIN: &[Flag] = &[
+    flag("apiserver-advertise-address", Takes::Text, Goes::Field),
+    flag("apiserver-bind-port", Takes::Int, Goes::Field),
+    flag("certificate-key", Takes::Text, Goes::Field),
+    flag("config", Takes::Text, Goes::Ours),
+    flag("control-plane", Takes::Bool, Goes::Field),
+    flag("cri-socket", Takes::Text, Goes::Field),
+    flag("discovery-file", Takes::Text, Goes::Field),
+    flag("discovery-token", Takes::Text, Goes::Field),
+    flag("discovery-token-ca-cert-hash", Takes::List, Goes::Field),
+    flag("discovery-token-unsafe-skip-ca-verification", Takes::Bool, Goes::Field),
+    flag("dry-run", Takes::Bool, Goes::Ours),
+    short(b'h', flag("help", Takes::Help, Goes::Ours)),
+    flag("ignore-preflight-errors", Takes::List, Goes::Ours),
+    flag("node-name", Takes::Text, Goes::Field),
+    flag("patches", Takes::Text, Goes::Field),
+    flag("rootfs", Takes::Text, Goes::Pass),
+    flag("skip-phases", Takes::List, Goes::Pass),
+    flag("tls-bootstrap-token", Takes::Text, Goes::Field),
+    flag("token", Takes::Text, Goes::Field),
+    short(b'v', flag("v", Takes::Level, Goes::Pass)),
+    flag("vmodule", Takes::Text, Goes::Pass),
+];
+
 /// Flags of `kubeadm reset`, the same from 1.31 to 1.36.
 ///
 /// Source: kubernetes 1.34.4, cmd/kubeadm/app/cmd/reset.go; a test compares with `kubeadm reset --help`.
@@ -168,6 +195,16 @@ pub(super) fn booleans(table: &'static [Flag]) -> Vec<&'static str> {
 
 /// A request of `kubeadm init`.
 pub(super) fn init(given: Vec<Given<'_>>) -> Result<Call, Refused> {
+    common(given).map(Call::Init)
+}
+
+/// A request of `kubeadm join`, without its endpoint.
+pub(super) fn join(given: Vec<Given<'_>>) -> Result<Call, Refused> {
+    common(given).map(|given| Call::Join(request::Join { given, endpoint: None }))
+}
+
+/// What init and join have in common: every flag has its place.
+fn common(given: Vec<Given<'_>>) -> Result<request::Init, Refused> {
     let mut request = request::Init::default();
     let mut ignored = Vec::new();
     for given in given {
@@ -192,7 +229,7 @@ pub(super) fn init(given: Vec<Given<'_>>) -> Result<Call, Refused> {
         }
     }
     request.ignored = Ignored::new(ignored);
-    Ok(Call::Init(request))
+    Ok(request)
 }
 
 /// A request of `kubeadm reset`.

@@ -19,8 +19,8 @@ pub enum Call {
     Init(request::Init),
     /// `kubeadm reset`: planned.
     Reset(request::Reset),
-    /// `kubeadm join`: into the namespace.
-    Join,
+    /// `kubeadm join`: planned.
+    Join(request::Join),
     /// `kubeadm upgrade apply|diff|node|plan`: into the namespace.
     Upgrade,
     /// `init phase`, `join phase`, `reset phase`, `upgrade … phase`: needs a running namespace.
@@ -32,7 +32,7 @@ pub enum Call {
     Info,
     /// All else: into the namespace, byte for byte.
     Pass,
-    /// A command line of `init` or `reset` that kubeadm refuses while it reads its flags, or a flag that is not in our
+    /// A command line of `init`, `join` or `reset` that kubeadm refuses while it reads its flags, or a flag that is not in our
     /// table.
     ///
     /// The caller runs the real kubeadm with the same argv *without privileges*: the text and exit status of the
@@ -41,7 +41,7 @@ pub enum Call {
         /// The argument that we stumbled over.
         flag: OsString,
     },
-    /// A value of `init` or `reset` that is not UTF-8: refused by us, since no configuration can hold it.
+    /// A value of `init`, `join` or `reset` that is not UTF-8: refused by us, since no configuration can hold it.
     NotUtf8 {
         /// The flag, without dashes.
         flag: String,
@@ -58,7 +58,7 @@ pub fn parse(argv: &[OsString]) -> Call {
     match command.as_bytes() {
         b"init" => workflow(&args, flags::INIT, flags::init),
         b"reset" => workflow(&args, flags::RESET, flags::reset),
-        b"join" => unless_help(&args, if nested(&args, b"phase") { Call::Phase } else { Call::Join }),
+        b"join" => workflow(&args, flags::JOIN, flags::join),
         b"upgrade" => unless_help(&args, upgrade(&args)),
         b"config" => unless_help(&args, config(&args)),
         b"token" => unless_help(&args, only(&args, &[b"create", b"delete", b"list"])),
@@ -68,7 +68,7 @@ pub fn parse(argv: &[OsString]) -> Call {
     }
 }
 
-/// `init` and `reset`: a workflow of kubeadm with phases as subcommands.
+/// `init`, `join` and `reset`: a workflow of kubeadm with phases as subcommands.
 fn workflow<'a>(
     args: &[&'a OsStr],
     table: &'static [flags::Flag],
@@ -95,7 +95,20 @@ fn workflow<'a>(
         // reset takes any words and ignores them.
         (Some(word), Ok(Call::Init(_))) => Call::Unknown { flag: (*word).to_owned() },
         (_, Err(flags::Refused::NotUtf8(flag))) => Call::NotUtf8 { flag },
+        (_, Ok(Call::Join(request))) => endpoint(request, &read.words),
         (_, Ok(call)) => call,
+    }
+}
+
+/// join takes one word: the endpoint.
+fn endpoint(request: request::Join, words: &[&OsStr]) -> Call {
+    match words {
+        [] => Call::Join(request),
+        [word] => match word.to_str() {
+            Some(endpoint) => Call::Join(request::Join { endpoint: Some(endpoint.to_owned()), ..request }),
+            None => Call::Unknown { flag: (*word).to_owned() },
+        },
+        [_, word, ..] => Call::Unknown { flag: (*word).to_owned() },
     }
 }
 

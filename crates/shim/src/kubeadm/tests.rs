@@ -75,8 +75,15 @@ fn commands_go_where_they_belong() {
         ("init phase certs all --help", "Info"),
         ("init --config phase", "Init"),
         ("join 10.0.0.1:6443 --token x", "Join"),
+        ("join", "Join"),
         ("join --help", "Info"),
         ("join -- --help", "Join"),
+        ("join --config x", "Join"),
+        ("join --control-plane 10.0.0.1:6443 --apiserver-bind-port 7443", "Join"),
+        ("join a:1 b:2", "Unknown"),
+        ("join --bogus", "Unknown"),
+        ("join --control-plane=maybe", "Unknown"),
+        ("join phase", "Info"),
         ("join phase preflight", "Phase"),
         ("join --control-plane phase kubelet-start", "Phase"),
         ("reset", "Reset"),
@@ -116,6 +123,39 @@ fn commands_go_where_they_belong() {
         let name = call.split(|c: char| !c.is_alphanumeric()).next().unwrap();
         assert_eq!(name, expected, "kubeadm {line}: {call}");
     }
+}
+
+#[test]
+fn every_flag_of_join_arrives() {
+    let call = parse(&argv(
+        "join 10.0.0.1:6443 --token t --discovery-token d --discovery-token-ca-cert-hash sha256:a,sha256:b \
+         --discovery-token-unsafe-skip-ca-verification --discovery-file /f --tls-bootstrap-token b --control-plane \
+         --certificate-key k --apiserver-advertise-address 10.0.0.2 --apiserver-bind-port 7443 --node-name n \
+         --cri-socket unix:///run/crio/crio.sock --patches /p --skip-phases a --ignore-preflight-errors Swap -v5 \
+         --dry-run --config c",
+    ));
+    let Call::Join(join) = call else { panic!("{call:?}") };
+    assert_eq!(join.endpoint.as_deref(), Some("10.0.0.1:6443"));
+    let pairs = pairs(&join.given);
+    let expected = [
+        ("token", "t"),
+        ("discovery-token", "d"),
+        ("discovery-token-ca-cert-hash", "sha256:a"),
+        ("discovery-token-ca-cert-hash", "sha256:b"),
+        ("discovery-token-unsafe-skip-ca-verification", "true"),
+        ("discovery-file", "/f"),
+        ("tls-bootstrap-token", "b"),
+        ("control-plane", "true"),
+        ("certificate-key", "k"),
+        ("apiserver-advertise-address", "10.0.0.2"),
+        ("apiserver-bind-port", "7443"),
+        ("node-name", "n"),
+        ("cri-socket", "unix:///run/crio/crio.sock"),
+        ("patches", "/p"),
+    ];
+    assert_eq!(pairs, expected);
+    assert_eq!(join.given.pass_flags, ["--skip-phases=a", "--v=5"]);
+    assert!(join.given.dry_run && join.given.ignored.contains("Swap"));
 }
 
 #[test]
