@@ -11,6 +11,7 @@ mod posture;
 mod refusals;
 mod reset;
 mod resume;
+mod rootful;
 mod services;
 mod world;
 
@@ -36,6 +37,7 @@ fn main() {
         reset::TESTS,
         resume::TESTS,
         machine::TESTS,
+        rootful::TESTS,
     ];
     let trials = lists.into_iter().flatten().map(|(name, test)| {
         let world = Arc::clone(&world);

@@ -11,6 +11,7 @@ const HELP: &str = "\
 u7s-node: throw-away nodes beside this system, with real Kubernetes from the kit
 
 usage: u7s-node up NAME [--u7s DIR]     make and boot a node; with --u7s, install u7s from the programs in DIR
+       u7s-node up NAME --rootful DIR   with CRI-O and kubelet as root and a bridge network; DIR holds u7s-crun
        u7s-node exec NAME [-- COMMAND]  run a command in it, by default a shell
        u7s-node down NAME               kill and remove it
        u7s-node list                    names of the nodes that there are
@@ -22,10 +23,17 @@ const BOOT: Duration = Duration::from_secs(120);
 
 enum Request {
     Help,
-    Up { name: String, u7s: Option<PathBuf> },
+    Up { name: String, kind: Kind },
     Exec { name: String, argv: Vec<String> },
     Down { name: String },
     List,
+}
+
+/// What is installed in a new node.
+enum Kind {
+    Plain,
+    Rootless(PathBuf),
+    Rootful(PathBuf),
 }
 
 fn main() -> ExitCode {
@@ -48,8 +56,13 @@ fn parse(args: &[String]) -> Option<Request> {
     let owned = |name: &&str| (*name).to_string();
     match &words[..] {
         ["--help" | "-h"] | [] => Some(Request::Help),
-        ["up", name] => Some(Request::Up { name: owned(name), u7s: None }),
-        ["up", name, "--u7s", dir] => Some(Request::Up { name: owned(name), u7s: Some(dir.into()) }),
+        ["up", name] => Some(Request::Up { name: owned(name), kind: Kind::Plain }),
+        ["up", name, "--u7s", dir] => {
+            Some(Request::Up { name: owned(name), kind: Kind::Rootless(dir.into()) })
+        }
+        ["up", name, "--rootful", dir] => {
+            Some(Request::Up { name: owned(name), kind: Kind::Rootful(dir.into()) })
+        }
         ["exec", name] | ["exec", name, "--"] => {
             Some(Request::Exec { name: owned(name), argv: vec!["bash".into(), "-l".into()] })
         }
@@ -65,7 +78,7 @@ fn parse(args: &[String]) -> Option<Request> {
 fn act(request: Request) -> Result<(), Error> {
     match request {
         Request::Help => print(HELP),
-        Request::Up { name, u7s } => up(&name, u7s)?,
+        Request::Up { name, kind } => up(&name, &kind)?,
         Request::Exec { name, argv } => enter(&name, &argv)?,
         Request::Down { name } => close_kept(&name)?,
         Request::List => kept()?.iter().for_each(|name| print(&format!("{name}\n"))),
@@ -73,10 +86,10 @@ fn act(request: Request) -> Result<(), Error> {
     Ok(())
 }
 
-fn up(name: &str, u7s: Option<PathBuf>) -> Result<(), Error> {
+fn up(name: &str, kind: &Kind) -> Result<(), Error> {
     let lan = Lan::kept()?;
     let mut node = lan.node(name)?;
-    let done = start(&mut node, u7s);
+    let done = start(&mut node, kind);
     // Others may use the lan from here on.
     drop(lan);
     if done.is_err() {
@@ -86,11 +99,20 @@ fn up(name: &str, u7s: Option<PathBuf>) -> Result<(), Error> {
     done
 }
 
-fn start(node: &mut Node, u7s: Option<PathBuf>) -> Result<(), Error> {
+fn start(node: &mut Node, kind: &Kind) -> Result<(), Error> {
     node.install_kit(&[])?;
     let state = node.boot(BOOT)?;
-    if let Some(dir) = u7s {
-        node.install_u7s(&dir)?;
+    match kind {
+        Kind::Plain => {}
+        Kind::Rootless(dir) => node.install_u7s(dir)?,
+        Kind::Rootful(dir) => {
+            node.install_rootful(dir)?;
+            // A range by the last byte of the address: nodes of one cluster do not clash.
+            node.bridge_network(&format!("10.244.{}.0/24", node.ip().octets()[3]))?;
+            let init = node.rootful_init("")?.command_line();
+            let from = init.iter().position(|word| word == "kubeadm").unwrap_or_default();
+            say(&format!("to make a cluster of it: {}", init[from..].join(" ")));
+        }
     }
     say(&format!("node {} at {} is {state}", node.name(), node.ip()));
     Ok(())

@@ -32,7 +32,7 @@ const DEVICES: [&str; 9] = [
     "net/tun:10:200",
 ];
 /// Where u7s looks for OCI layouts to load before kubeadm runs.
-const LAYOUT: &str = "/var/lib/u7s/images/kit";
+pub(crate) const LAYOUT: &str = "/var/lib/u7s/images/kit";
 
 /// A nested node; dropped, it is killed and removed unless it was made to stay.
 #[derive(Debug)]
