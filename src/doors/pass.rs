@@ -15,13 +15,32 @@ use crate::{End, Error};
 /// nobody and nogroup: on the host the real kubeadm may print, and nothing else.
 const NOBODY: u32 = 65534;
 
-/// Flags whose value is a file that kubeadm reads.
-///
-/// Source: kubernetes 1.34, cmd/kubeadm/app/cmd; files that it writes are not among them.
-const FILES: [&str; 4] = ["config", "kubeconfig", "discovery-file", "old-config"];
+/// What kubeadm does with the file or directory that a flag names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Reads the file.
+    Read,
+    /// Reads the files in the directory.
+    ReadAll,
+    /// Writes the file.
+    Write,
+    /// Reads and writes certificates, keys and kubeconfigs in the directory.
+    Keep,
+}
 
-/// Flags whose value is a directory that kubeadm reads.
-const DIRECTORIES: [&str; 1] = ["patches"];
+/// Flags whose value is a file or directory of the caller's.
+///
+/// Source: kubernetes 1.34, cmd/kubeadm/app/cmd.
+const FLAGS: [(&str, Use); 8] = [
+    ("config", Use::Read),
+    ("kubeconfig", Use::Read),
+    ("discovery-file", Use::Read),
+    ("old-config", Use::Read),
+    ("patches", Use::ReadAll),
+    ("new-config", Use::Write),
+    ("cert-dir", Use::Keep),
+    ("kubeconfig-dir", Use::Keep),
+];
 
 /// A command that needs the node: entered, with kubeadm's own output and exit status.
 ///
@@ -82,10 +101,11 @@ fn run(mut entry: Entry<'_>, argv: &[OsString]) -> Result<End, Error> {
     for named in names(argv) {
         // The program's own name comes first.
         let index = named.index + 1;
-        if named.directory {
-            entry.directory_argument(index, &named.prefix, &named.path)?;
-        } else {
-            entry.file(index, &named.prefix, &named.path)?;
+        match named.for_ {
+            Use::Read => entry.file(index, &named.prefix, &named.path)?,
+            Use::ReadAll => entry.directory_argument(index, &named.prefix, &named.path)?,
+            Use::Write => entry.output_file(index, &named.prefix, &named.path)?,
+            Use::Keep => entry.output_directory(index, &named.prefix, &named.path)?,
         }
     }
     Ok(entry.run()?.status.into())
@@ -119,10 +139,25 @@ struct Named {
     /// What stands before the name in that argument: `--config=`, or nothing.
     prefix: String,
     path: PathBuf,
-    directory: bool,
+    for_: Use,
 }
 
-/// The names behind [`FILES`] and [`DIRECTORIES`], as `--flag NAME` or `--flag=NAME`, up to a `--`.
+/// Whether what these arguments do to a directory of certificates is done there and then.
+///
+/// Other commands write the directory's name into manifests, where it must stay what it is.
+fn keeps(argv: &[OsString]) -> bool {
+    let mut words = argv.iter().filter(|arg| !arg.as_bytes().starts_with(b"-")).map(OsString::as_os_str);
+    match words.next().and_then(OsStr::to_str) {
+        Some("certs" | "certificates") => true,
+        Some("init") => {
+            words.next() == Some(OsStr::new("phase"))
+                && words.next().is_some_and(|word| word == "certs" || word == "kubeconfig")
+        }
+        _ => false,
+    }
+}
+
+/// The names behind [`FLAGS`], as `--flag NAME` or `--flag=NAME`, up to a `--`.
 fn names(argv: &[OsString]) -> Vec<Named> {
     let mut names = Vec::new();
     let mut args = argv.iter().enumerate().take_while(|(_, arg)| *arg != "--").peekable();
@@ -132,9 +167,8 @@ fn names(argv: &[OsString]) -> Vec<Named> {
             Some(at) => (&flag[..at], flag.get(at + 1..)),
             None => (flag, None),
         };
-        let known = |list: &[&str]| list.iter().any(|known| known.as_bytes() == name);
-        let directory = known(&DIRECTORIES);
-        if !directory && !known(&FILES) {
+        let Some((_, for_)) = FLAGS.iter().find(|(known, _)| known.as_bytes() == name) else { continue };
+        if *for_ == Use::Keep && !keeps(argv) {
             continue;
         }
         let (index, prefix, path) = match (value, args.peek()) {
@@ -145,7 +179,7 @@ fn names(argv: &[OsString]) -> Vec<Named> {
             (None, None) => continue,
         };
         if !path.is_empty() {
-            names.push(Named { index, prefix, path: path.into(), directory });
+            names.push(Named { index, prefix, path: path.into(), for_: *for_ });
         }
     }
     names
@@ -155,28 +189,43 @@ fn names(argv: &[OsString]) -> Vec<Named> {
 mod tests {
     use super::*;
 
-    fn found(line: &str) -> Vec<(usize, String, String, bool)> {
+    fn found(line: &str) -> Vec<(usize, String, String, Use)> {
         let argv: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-        let plain =
-            |named: Named| (named.index, named.prefix, named.path.display().to_string(), named.directory);
+        let plain = |named: Named| (named.index, named.prefix, named.path.display().to_string(), named.for_);
         names(&argv).into_iter().map(plain).collect()
     }
 
     #[test]
     fn files_that_kubeadm_reads_are_found_in_both_forms() {
-        assert_eq!(found("join --config join.yaml"), [(2, String::new(), "join.yaml".into(), false)]);
-        assert_eq!(found("join --config=a=b --v=5"), [(1, "--config=".into(), "a=b".into(), false)]);
+        assert_eq!(found("join --config join.yaml"), [(2, String::new(), "join.yaml".into(), Use::Read)]);
+        assert_eq!(found("join --config=a=b --v=5"), [(1, "--config=".into(), "a=b".into(), Use::Read)]);
         assert_eq!(
             found("upgrade node --patches ./p --kubeconfig /k"),
-            [(3, String::new(), "./p".into(), true), (5, String::new(), "/k".into(), false)]
+            [(3, String::new(), "./p".into(), Use::ReadAll), (5, String::new(), "/k".into(), Use::Read)]
         );
     }
 
     #[test]
-    fn files_that_it_writes_values_of_others_and_what_follows_two_dashes_are_not() {
-        for line in
-            ["config migrate --new-config out", "join --token --", "join -- --config x", "join --config", "x"]
-        {
+    fn files_that_kubeadm_writes_are_found_where_it_writes_them_at_once() {
+        assert_eq!(found("config migrate --new-config out"), [(3, String::new(), "out".into(), Use::Write)]);
+        assert_eq!(
+            found("certs generate-csr --cert-dir=c --kubeconfig-dir k"),
+            [(2, "--cert-dir=".into(), "c".into(), Use::Keep), (4, String::new(), "k".into(), Use::Keep)]
+        );
+        assert_eq!(found("init phase certs all --cert-dir c").len(), 1);
+        assert_eq!(found("init phase kubeconfig admin --cert-dir c --kubeconfig-dir=k").len(), 2);
+    }
+
+    #[test]
+    fn directories_that_stay_in_manifests_values_of_others_and_what_follows_two_dashes_are_not() {
+        for line in [
+            "init phase etcd local --cert-dir c",
+            "init --cert-dir c",
+            "join --token --",
+            "join -- --config x",
+            "join --config",
+            "x",
+        ] {
             assert_eq!(found(line), [], "{line}");
         }
     }

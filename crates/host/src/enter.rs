@@ -7,6 +7,7 @@
 mod environment;
 mod error;
 mod files;
+mod outputs;
 mod relay;
 mod target;
 mod terminal;
@@ -45,6 +46,8 @@ pub struct Entry<'a> {
     carried: Vec<OwnedFd>,
     substitutes: Vec<Substitute>,
     copies: Vec<files::Copied>,
+    documents: Vec<outputs::Document>,
+    trees: Vec<outputs::Tree>,
     deadline: Option<Duration>,
 }
 
@@ -141,6 +144,8 @@ impl<'a> Entry<'a> {
             carried: Vec::new(),
             substitutes: Vec::new(),
             copies: Vec::new(),
+            documents: Vec::new(),
+            trees: Vec::new(),
             deadline: None,
         }
     }
@@ -228,13 +233,55 @@ impl<'a> Entry<'a> {
         Ok(())
     }
 
+    /// Says that `argv[index]` is `prefix` and then the name of a file to write.
+    ///
+    /// The program writes into a memory file. Once it has ended, whatever its status, that goes to `path`, relative to the
+    /// caller's directory, with the caller's rights; a file into which nothing was written is not made.
+    ///
+    /// # Errors
+    /// `Sys`: no memory file. `File`: there is no current directory.
+    pub fn output_file(&mut self, index: usize, prefix: &str, path: &Path) -> Result<(), Error> {
+        let (document, descriptor) = outputs::Document::new(path, self.ids())?;
+        self.carried.push(descriptor);
+        self.documents.push(document);
+        let instead = format!("{prefix}/proc/self/fd/{}", self.last_descriptor());
+        self.replace(index, path, OsStr::new(&instead), Some(self.last_descriptor()))
+    }
+
+    /// Says that `argv[index]` is `prefix` and then the name of a directory in which certificates, keys and kubeconfigs are
+    /// read and written; what the program makes or changes there goes to `path` once it has ended.
+    ///
+    /// # Errors
+    /// `File`, `Link`: it cannot be read; `Child`: the user could not be given a copy.
+    pub fn output_directory(&mut self, index: usize, prefix: &str, path: &Path) -> Result<(), Error> {
+        let Some(tree) = outputs::Tree::new(path, self.ids())? else { return Ok(()) };
+        let instead: OsString = [OsStr::new(prefix), tree.staged.as_os_str()].into_iter().collect();
+        self.trees.push(tree);
+        self.replace(index, path, &instead, None)
+    }
+
+    /// Whatever the name means inside, `instead` takes its place.
+    fn replace(
+        &mut self,
+        index: usize,
+        path: &Path,
+        instead: &OsStr,
+        descriptor: Option<RawFd>,
+    ) -> Result<(), Error> {
+        let (path, instead) = (text(path.as_os_str())?, text(instead)?);
+        let identity = (u64::MAX, u64::MAX);
+        self.substitutes.push(Substitute { index, path, identity, instead, descriptor });
+        Ok(())
+    }
+
     /// Runs it to its end.
     ///
     /// INT, TERM, HUP, QUIT, USR1 and USR2 that reach this process meanwhile go on to the program.
     ///
     /// # Errors
     /// `Start`: it could not be executed, the stage says where. `Deadline`, `Watch`, `Cgroup`, `Argument`.
-    pub fn run(self) -> Result<Ended, Error> {
+    /// `Deliver`: it has ended, and what it wrote for the caller cannot be put in place.
+    pub fn run(mut self) -> Result<Ended, Error> {
         let name = self.name();
         let (cgroup, way) = self.way()?;
         let way = Way { cgroup: cgroup.as_ref().map(AsFd::as_fd), ..way };
@@ -257,7 +304,10 @@ impl<'a> Entry<'a> {
         };
         let started = way::start(&program, &way).map_err(|source| Error::Start { program: name, source })?;
         drop(descriptors);
-        relay.follow(&started, self.deadline)
+        let ended = relay.follow(&started, self.deadline)?;
+        std::mem::take(&mut self.documents).into_iter().try_for_each(outputs::Document::deliver)?;
+        self.trees.iter().try_for_each(outputs::Tree::deliver)?;
+        Ok(ended)
     }
 
     /// Where the child goes. Only root can put it into a cgroup, and only root has something to drop.

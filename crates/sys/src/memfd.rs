@@ -46,6 +46,20 @@ pub fn sealed(name: &str, content: &[u8], reader: Reader) -> Result<OwnedFd, Err
     Ok(file.into())
 }
 
+/// An empty memory file that `owner` alone may open through `/proc/PID/fd` and write (0600).
+///
+/// The descriptor is close-on-exec. Nothing bounds what is written into it: whoever reads it must.
+///
+/// # Errors
+/// Any of the calls failed; EPERM where `owner` is somebody else and the caller is not root.
+pub fn writable(name: &str, owner: Reader) -> Result<OwnedFd, Error> {
+    let file = memfd_create(name, MFdFlags::MFD_CLOEXEC).map_err(Error::call("memfd_create"))?;
+    fchmod(&file, Mode::S_IRUSR | Mode::S_IWUSR).map_err(Error::call("fchmod of a memory file"))?;
+    fchown(&file, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))
+        .map_err(Error::call("fchown of a memory file"))?;
+    Ok(file)
+}
+
 /// The error number behind an I/O error of a plain descriptor.
 fn errno(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
@@ -79,6 +93,17 @@ mod tests {
         assert!(file.set_len(0).is_err());
         assert!(file.set_len(10).is_err());
         assert!(fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::empty())).is_err());
+    }
+
+    #[test]
+    fn what_is_written_by_path_is_read_by_descriptor() {
+        use std::os::unix::fs::PermissionsExt;
+        let mut file = File::from(writable("test", me()).unwrap());
+        std::fs::write(format!("/proc/self/fd/{}", file.as_raw_fd()), "kind: X\n").unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "kind: X\n");
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
     }
 
     #[test]

@@ -100,6 +100,14 @@ pub enum Error {
         /// As given.
         path: PathBuf,
     },
+    /// What the program wrote for the caller cannot be put where he named it.
+    #[error("cannot write {}", path.display())]
+    Deliver {
+        /// Absolute.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
     /// A child that dropped to a user said nothing useful.
     #[error("the child that works as uid {uid} failed: {reason}")]
     Child {

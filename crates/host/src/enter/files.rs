@@ -30,10 +30,10 @@ pub const MAX_FILE: u64 = 4 << 20;
 const MOST: usize = 100;
 
 /// The directory of the unit that is the same inside and outside.
-const SHARED: &str = "/run/u7s";
+pub(crate) const SHARED: &str = "/run/u7s";
 
 /// How long a copy on a tmpfs may take.
-const LOCAL: Duration = Duration::from_secs(20);
+pub(crate) const LOCAL: Duration = Duration::from_secs(20);
 
 /// How long a pipe may be silent.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -148,8 +148,17 @@ pub fn read_argument(path: &Path) -> Result<Vec<u8>, Error> {
 
 /// Opens with the caller's rights; root follows only links that root alone may change.
 fn open(path: &Path) -> Result<Option<File>, Error> {
+    open_with(path, OFlag::empty())
+}
+
+/// As [`open`], for a directory; `None`: there is none of that name.
+pub(crate) fn open_directory(path: &Path) -> Result<Option<File>, Error> {
+    open_with(path, OFlag::O_DIRECTORY)
+}
+
+fn open_with(path: &Path, kind: OFlag) -> Result<Option<File>, Error> {
     let failed = |errno: Errno| Error::File { path: path.to_owned(), source: errno.into() };
-    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | kind;
     let plain = !geteuid().is_root() || is_own_descriptor(path);
     let opened = if plain {
         nix::fcntl::open(path, flags, Mode::empty())

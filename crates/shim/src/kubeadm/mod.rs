@@ -62,7 +62,9 @@ pub fn parse(argv: &[OsString]) -> Call {
         b"upgrade" => unless_help(&args, upgrade(&args)),
         b"config" => unless_help(&args, config(&args)),
         b"token" => unless_help(&args, only(&args, &[b"create", b"delete", b"list"])),
-        b"certs" => unless_help(&args, only(&args, &[b"check-expiration", b"generate-csr", b"renew"])),
+        b"certs" | b"certificates" => {
+            unless_help(&args, only(&args, &[b"check-expiration", b"generate-csr", b"renew"]))
+        }
         b"kubeconfig" => unless_help(&args, only(&args, &[b"user"])),
         _ => Call::Info,
     }

@@ -113,6 +113,7 @@ fn commands_go_where_they_belong() {
         ("token delete abcdef", "Pass"),
         ("certs certificate-key", "Info"),
         ("certs renew all", "Pass"),
+        ("certificates renew all", "Pass"),
         ("certs check-expiration -o json", "Pass"),
         ("kubeconfig user --client-name x", "Pass"),
         ("kubeconfig", "Info"),
