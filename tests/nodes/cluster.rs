@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use u7s_harness::{Invocation, Lan, Node, Output, Running, until};
 
+use crate::pair::is_ready;
 use crate::world::{Bare, Check, IGNORED, kubeadm};
 
 /// How long Kubernetes may take for things that take seconds.
@@ -24,9 +25,14 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(lan: &Lan) -> Result<Self, Box<dyn Error>> {
-        let bare = Bare::new(lan, "n1")?;
+        Self::named(lan, "n1", &["init", IGNORED])
+    }
+
+    /// On a node of this name, with the whole command line of kubeadm.
+    pub(crate) fn named(lan: &Lan, name: &str, arguments: &[&str]) -> Result<Self, Box<dyn Error>> {
+        let bare = Bare::new(lan, name)?;
         let start = Instant::now();
-        let (init, parts) = listen(kubeadm(&bare.node, &["init", IGNORED]).spawn()?, start)?;
+        let (init, parts) = listen(kubeadm(&bare.node, arguments).spawn()?, start)?;
         let cluster = Self { bare, init, took: start.elapsed(), parts };
         if !cluster.init.ok() {
             let log =
@@ -75,6 +81,30 @@ impl Cluster {
         Ok(start.elapsed())
     }
 
+    /// Waits until so many nodes are there and Ready, and every pod of kube-* namespaces.
+    pub(crate) fn all_ready(&self, nodes: usize, limit: Duration) -> Check {
+        until(limit, "all nodes and pods to be Ready", || {
+            let text = |error: Box<dyn Error>| error.to_string();
+            let list = |kind: &[&str]| -> Result<Vec<Value>, String> {
+                let found = self.json(kind).map_err(text)?;
+                Ok(found["items"].as_array().cloned().unwrap_or_default())
+            };
+            let mut waiting: Vec<String> = Vec::new();
+            let there = list(&["get", "nodes"])?;
+            if there.len() != nodes {
+                waiting.push(format!("{} of {nodes} nodes", there.len()));
+            }
+            let pods = list(&["get", "pods", "--all-namespaces"])?;
+            let system = pods.iter().filter(|pod| {
+                pod["metadata"]["namespace"].as_str().is_some_and(|name| name.starts_with("kube-"))
+            });
+            let objects = there.iter().chain(system).filter(|object| !is_ready(object));
+            waiting.extend(objects.map(|object| object["metadata"]["name"].to_string()));
+            if waiting.is_empty() { Ok(()) } else { Err(waiting.join(", ")) }
+        })?;
+        Ok(())
+    }
+
     /// Applies a manifest from text.
     pub(crate) fn apply(&self, manifest: &str) -> Check {
         self.kubectl_command(&["apply", "-f", "-"]).input(manifest).ok()?;
@@ -105,9 +135,9 @@ impl Cluster {
 }
 
 /// Runs a command to its end and notes when each `[part]` of its output was first seen.
-fn listen(mut running: Running, start: Instant) -> Result<(Output, Parts), Box<dyn Error>> {
+pub(crate) fn listen(mut running: Running, start: Instant) -> Result<(Output, Parts), Box<dyn Error>> {
     let mut parts: Parts = Vec::new();
-    until(Duration::from_secs(300), "the end of kubeadm init", || {
+    until(Duration::from_secs(300), "the end of kubeadm", || {
         let (stdout, stderr) = running.so_far();
         for line in stdout.lines().chain(stderr.lines()) {
             let name = line.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(name, _)| name);
@@ -121,7 +151,7 @@ fn listen(mut running: Running, start: Instant) -> Result<(Output, Parts), Box<d
 }
 
 /// Names of parts and when they began.
-type Parts = Vec<(String, Duration)>;
+pub(crate) type Parts = Vec<(String, Duration)>;
 
 /// What is not there or not Ready yet of a node and kubeadm's own pods.
 fn unready(nodes: &Value, pods: &Value) -> Vec<String> {
@@ -152,8 +182,3 @@ const EXPECTED: &[(&str, usize)] = &[
     ("kube-proxy-", 1),
     ("coredns-", 2),
 ];
-
-fn is_ready(object: &Value) -> bool {
-    let conditions = object["status"]["conditions"].as_array();
-    conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
-}

@@ -6,13 +6,16 @@
 mod cluster;
 mod faults;
 mod init;
+mod join;
 mod machine;
+mod pair;
 mod posture;
 mod refusals;
 mod reset;
 mod resume;
 mod rootful;
 mod services;
+mod traffic;
 mod world;
 
 use std::sync::Arc;
@@ -38,6 +41,8 @@ fn main() {
         resume::TESTS,
         machine::TESTS,
         rootful::TESTS,
+        join::TESTS,
+        traffic::TESTS,
     ];
     let trials = lists.into_iter().flatten().map(|(name, test)| {
         let world = Arc::clone(&world);

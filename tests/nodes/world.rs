@@ -9,6 +9,7 @@ use std::time::Duration;
 use u7s_harness::{Client, Invocation, Lan, Node, Output, Snapshot};
 
 use crate::cluster::Cluster;
+use crate::pair::Pair;
 
 /// What a test gives.
 pub(crate) type Check = Result<(), Box<dyn Error>>;
@@ -25,6 +26,7 @@ pub(crate) struct World {
     lan: Mutex<Option<Arc<Lan>>>,
     bare: Mutex<Slot<Bare>>,
     cluster: Mutex<Slot<Cluster>>,
+    pair: Mutex<Slot<Pair>>,
 }
 
 /// Something that is made once; a failure to make it is told to every test that needs it.
@@ -87,12 +89,23 @@ impl World {
     pub(crate) fn cluster(&self) -> Result<Held<'_, Cluster>, Box<dyn Error>> {
         hold(&self.cluster, || Cluster::new(&*self.lan()?))
     }
+
+    /// Two nodes of one cluster; the machines of the tests before go, for they would only take time from these.
+    pub(crate) fn pair(&self) -> Result<Held<'_, Pair>, Box<dyn Error>> {
+        self.retire();
+        hold(&self.pair, || Pair::new(&*self.lan()?))
+    }
+
+    fn retire(&self) {
+        *self.bare.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
+        *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
+    }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        *self.bare.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
-        *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
+        self.retire();
+        *self.pair.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.lan.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
