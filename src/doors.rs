@@ -8,5 +8,6 @@ pub mod tool;
 mod init;
 mod machine;
 mod pass;
+mod ports;
 mod progress;
 mod reset;

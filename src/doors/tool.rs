@@ -18,7 +18,7 @@ use u7s_shim::kubeadm::{Call, parse};
 
 use super::machine::{self, Caller};
 use super::progress::Progress;
-use super::{init, kubeadm, reset};
+use super::{init, kubeadm, ports, reset};
 use crate::{End, Error, report};
 
 /// What clap's own usage errors exit with here: 3, since 2 means preflight.
@@ -61,6 +61,12 @@ enum Command {
     Status {
         #[command(flatten)]
         output: Format,
+    },
+    /// Show, open and close ports of this host that lead into the node.
+    #[command(after_help = ports::GROUP)]
+    Ports {
+        #[command(subcommand)]
+        command: ports::Command,
     },
     /// Run a command inside the node's namespaces, or a shell.
     Shell {
@@ -112,14 +118,14 @@ struct Check {
 }
 
 #[derive(Debug, Args)]
-struct Format {
+pub(super) struct Format {
     /// Form of the result.
     #[arg(short, long = "output", value_enum, default_value_t = Output::Text)]
-    output: Output,
+    pub(super) output: Output,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
+pub(super) enum Output {
     /// For people.
     Text,
     /// For programs.
@@ -141,6 +147,7 @@ pub fn run(argv: &[OsString]) -> Result<End, Error> {
         Command::Plan { of: Planned::Reset { flags } } => plan("reset", flags),
         Command::Check(check) => self::check(check),
         Command::Status { output } => status(output.output),
+        Command::Ports { command } => ports::run(command),
         Command::Shell { command } => shell(command),
         Command::HostApply => host_apply(),
         Command::Version => version(),
@@ -207,14 +214,19 @@ fn check(check: Check) -> Result<End, Error> {
     Ok(End::Code(if ready { 0 } else { 2 }))
 }
 
-fn status(output: Output) -> Result<End, Error> {
+/// A client of the running node, on the host or inside.
+pub(super) fn client() -> Result<Client, Error> {
     let uid = if enter::inside() {
         0
     } else {
         let config = machine::config_or_default(machine::effective_uid() == 0)?;
         machine::user(&config).ok_or_else(machine::no_namespace)?.uid
     };
-    let status = Client::new(uid).status()?;
+    Ok(Client::new(uid))
+}
+
+fn status(output: Output) -> Result<End, Error> {
+    let status = client()?.status()?;
     match output {
         Output::Json => {
             let text = serde_json::to_string_pretty(&status).map_err(|error| Error::Output(error.into()))?;
@@ -235,7 +247,7 @@ fn describe(status: &Status) -> String {
     for component in &status.components {
         let _ = writeln!(text, "{}: {}", component.name.as_str(), describe_component(component));
     }
-    let forwards = status.forwards.iter().map(|forward| format!("{}:{}", forward.address, forward.port));
+    let forwards = status.forwards.iter().map(ToString::to_string);
     let _ = writeln!(text, "ports: {}", forwards.collect::<Vec<_>>().join(", "));
     let _ = writeln!(text, "connections: {} of {}", status.connections.open, status.connections.limit);
     let driver =
@@ -317,7 +329,7 @@ fn host_apply() -> Result<End, Error> {
 /// What the user asked for, for the head of a complaint.
 #[must_use]
 pub fn doing(argv: &[OsString]) -> &str {
-    const COMMANDS: [&str; 6] = ["plan", "check", "status", "shell", "host-apply", "version"];
+    const COMMANDS: [&str; 7] = ["plan", "check", "status", "ports", "shell", "host-apply", "version"];
     argv.get(1).and_then(|word| word.to_str()).filter(|word| COMMANDS.contains(word)).unwrap_or("usage")
 }
 

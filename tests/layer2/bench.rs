@@ -31,9 +31,10 @@ pub(crate) const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// Another address of the same host, where a test's server listens.
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 20);
 
-/// CAP_SETUID and CAP_SETGID, as the unit gives them: ambient and bounding set.
-const UNIT: &str =
-    "--inh-caps=-all,+setuid,+setgid --ambient-caps=-all,+setuid,+setgid --bounding-set=-all,+setuid,+setgid";
+/// CAP_SETUID, CAP_SETGID and CAP_NET_BIND_SERVICE, as the unit gives them: ambient and bounding set.
+const UNIT: &str = "--inh-caps=-all,+setuid,+setgid,+net_bind_service \
+     --ambient-caps=-all,+setuid,+setgid,+net_bind_service \
+     --bounding-set=-all,+setuid,+setgid,+net_bind_service";
 
 /// Everything that one test may use up.
 pub(crate) struct Bench {
@@ -342,6 +343,8 @@ fn specification(root: &Path, uid: u32) -> NodeSpec {
             range: "10.41.0.0/24".parse().unwrap(),
             gateway: Ipv4Addr::new(10, 41, 0, 2),
             dns: Ipv4Addr::new(10, 41, 0, 3),
+            service_cidr: Some("10.96.0.0/12".parse().unwrap()),
+            low_ports: Vec::new(),
         },
         forwards: Vec::new(),
         binds: vec![Bind {
@@ -357,6 +360,7 @@ fn specification(root: &Path, uid: u32) -> NodeSpec {
             slirp4netns: "/usr/bin/slirp4netns".into(),
             newuidmap: Some("/usr/bin/newuidmap".into()),
             newgidmap: Some("/usr/bin/newgidmap".into()),
+            nft: Some("/usr/sbin/nft".into()),
         },
         components: Vec::new(),
         cri_socket: "/run/crio/crio.sock".into(),

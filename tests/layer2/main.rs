@@ -15,5 +15,6 @@ mod birth;
 mod control;
 mod death;
 mod network;
+mod ports;
 mod proc;
 mod refusal;

@@ -11,7 +11,8 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt::PeerCredentials,
 };
 
-use u7s_plan::control::{Answer, MAX_LINE, Request, SOCKET, Status};
+use u7s_plan::control::{Answer, MAX_LINE, Port, Request, SOCKET, Status};
+use u7s_plan::need::Unmet;
 
 /// How long an answer may take when the request itself starts and stops nothing.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -58,6 +59,9 @@ pub enum Error {
     /// The answer is longer than any answer may be, is cut, or is no known message.
     #[error("u7s.service answered with something that is no answer")]
     Garbled,
+    /// The host lacks something that has an id and a remedy.
+    #[error("{}", .0.message)]
+    Unmet(Box<Unmet>),
     /// It answered something else than the question asks for.
     #[error("u7s.service refused: {reason}")]
     Refused {
@@ -101,19 +105,32 @@ impl Client {
         match self.ask(&Request::Status)? {
             Answer::Status(status) => Ok(*status),
             Answer::Refused { reason } => Err(Error::Refused { reason }),
-            Answer::Done => Err(Error::Garbled),
+            _ => Err(Error::Garbled),
+        }
+    }
+
+    /// All ports of the host that lead inside, or should.
+    ///
+    /// # Errors
+    /// As [`Client::ask`], and `Refused`.
+    pub fn ports(&self) -> Result<Vec<Port>, Error> {
+        match self.ask(&Request::PortsList)? {
+            Answer::Ports { ports } => Ok(ports),
+            Answer::Refused { reason } => Err(Error::Refused { reason }),
+            _ => Err(Error::Garbled),
         }
     }
 
     /// Asks for something to be done.
     ///
     /// # Errors
-    /// As [`Client::ask`], and `Refused`.
+    /// As [`Client::ask`], `Refused` and `Unmet`.
     pub fn done(&self, request: &Request) -> Result<(), Error> {
         match self.ask(request)? {
             Answer::Done => Ok(()),
+            Answer::Unmet(unmet) => Err(Error::Unmet(Box::new(unmet))),
             Answer::Refused { reason } => Err(Error::Refused { reason }),
-            Answer::Status(_) => Err(Error::Garbled),
+            _ => Err(Error::Garbled),
         }
     }
 

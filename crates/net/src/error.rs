@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use u7s_plan::node::{Forward, Protocol};
 
 use crate::forward::Owner;
 
@@ -13,23 +14,26 @@ use crate::forward::Owner;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A port that shall be forwarded belongs to somebody else.
-    #[error("TCP port {port} of {address} is taken by {owner}")]
+    #[error("{} port {} of {} is taken by {owner}", upper(forward), forward.port, forward.address)]
     PortTaken {
-        /// Address that was to be bound.
-        address: Ipv4Addr,
-        /// Port.
-        port: u16,
-        /// Who listens there.
+        /// What was to be bound.
+        forward: Forward,
+        /// Who has it.
         owner: Owner,
     },
-    /// A port cannot be bound: EADDRNOTAVAIL, not an address of this host; EACCES, the port is below
-    /// `ip_unprivileged_port_start`.
-    #[error("listen on TCP port {port} of {address}")]
+    /// A port is reserved for the privileged, and was not bound beforehand.
+    #[error("port {} is below {first}, the host's ip_unprivileged_port_start", forward.port)]
+    LowPort {
+        /// What was to be bound.
+        forward: Forward,
+        /// The first port that anybody may bind.
+        first: u16,
+    },
+    /// A port cannot be bound: EADDRNOTAVAIL, not an address of this host.
+    #[error("open {} port {} of {}", upper(forward), forward.port, forward.address)]
     Listen {
-        /// Address.
-        address: Ipv4Addr,
-        /// Port.
-        port: u16,
+        /// What was to be bound.
+        forward: Forward,
         /// Cause.
         #[source]
         source: Errno,
@@ -127,4 +131,11 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
+}
+
+fn upper(forward: &Forward) -> &'static str {
+    match forward.protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    }
 }

@@ -136,6 +136,8 @@ mod tests {
             range: "10.41.0.0/24".parse().unwrap(),
             gateway: Ipv4Addr::new(10, 41, 0, 2),
             dns: Ipv4Addr::new(10, 41, 0, 3),
+            service_cidr: None,
+            low_ports: Vec::new(),
         };
         Slirp4netns { program: program.into(), network }
     }

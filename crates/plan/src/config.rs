@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::host;
+use crate::node::HostPort;
 
 /// Where the configuration lies; it may be missing.
 pub const PATH: &str = "/etc/u7s/config.toml";
@@ -50,6 +51,8 @@ pub struct Network {
     pub range: Ipv4Net,
     /// MTU of `tap0`, 1280 to 65520; unset: that of the uplink.
     pub mtu: Option<u32>,
+    /// Ports below the host's `ip_unprivileged_port_start` that may be opened: `["80/tcp", "53/udp"]`.
+    pub low_ports: Vec<HostPort>,
 }
 
 /// Images on disk.
@@ -180,7 +183,11 @@ impl Default for Config {
 
 impl Default for Network {
     fn default() -> Self {
-        Self { range: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 41, 0, 0), 24), mtu: None }
+        Self {
+            range: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 41, 0, 0), 24),
+            mtu: None,
+            low_ports: Vec::new(),
+        }
     }
 }
 

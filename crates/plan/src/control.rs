@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::node::{ComponentName, Forward};
+use crate::need::{Level, Unmet};
+use crate::node::{ComponentName, Forward, HostPort};
 
 /// Path of the control socket, the same inode on the host and inside.
 pub const SOCKET: &str = "/run/u7s/control.sock";
@@ -41,6 +42,18 @@ pub enum Request {
         /// Which.
         component: ComponentName,
     },
+    /// All ports of the host that lead inside, or should.
+    PortsList,
+    /// Opens a port for the administrator; kept on disk.
+    PortsAdd {
+        /// Which.
+        port: HostPort,
+    },
+    /// Closes a port that an administrator added; open connections go on.
+    PortsRemove {
+        /// Which.
+        port: HostPort,
+    },
 }
 
 /// The answer to one [`Request`].
@@ -51,6 +64,13 @@ pub enum Answer {
     Done,
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::PortsList`].
+    Ports {
+        /// Sorted.
+        ports: Vec<Port>,
+    },
+    /// Not done: the host lacks something that has an id and a remedy.
+    Unmet(Unmet),
     /// Not done.
     Refused {
         /// A sentence: what failed and why.
@@ -88,6 +108,60 @@ pub struct Status {
     pub timings: Timings,
     /// Needs that were ignored by name.
     pub degraded: Vec<String>,
+}
+
+/// Why a port that is reserved for the privileged is not opened; `first` is the host's `ip_unprivileged_port_start`.
+#[must_use]
+pub fn low_port(forward: &Forward, first: u16) -> Unmet {
+    let (port, protocol) = (forward.port, forward.protocol);
+    Unmet {
+        id: "LowPort".into(),
+        message: format!(
+            "port {port} is below {first}, the host's net.ipv4.ip_unprivileged_port_start: the node's user may not open it"
+        ),
+        remedy: format!(
+            "sysctl -w net.ipv4.ip_unprivileged_port_start={port} (for every user of this host); or, for this node alone, \
+             network.low_ports = [\"{port}/{protocol}\"] in {} before kubeadm init or join",
+            crate::config::PATH
+        ),
+        level: Level::Error,
+    }
+}
+
+/// A port of the host that leads inside, or should.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// What is bound.
+    pub forward: Forward,
+    /// Who wants it.
+    pub origin: Origin,
+    /// Why it is not open; it is tried again from time to time.
+    pub problem: Option<String>,
+}
+
+/// Who wants a port; of several the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// The node itself, by its role.
+    Node,
+    /// `u7s ports add`.
+    Administrator,
+    /// A Service of the cluster.
+    Service,
+}
+
+impl Origin {
+    /// `node`, `administrator`, `service`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Administrator => "administrator",
+            Self::Service => "service",
+        }
+    }
 }
 
 /// CRI's own words.

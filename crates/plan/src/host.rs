@@ -83,7 +83,7 @@ pub const LIMITS: [(&str, u64); 4] = [
 ];
 
 /// Programs of the host that a node runs, apart from kubeadm and its own needs.
-pub const PROGRAMS: [&str; 10] = [
+pub const PROGRAMS: [&str; 11] = [
     "kubeadm",
     "kubelet",
     "crio",
@@ -94,6 +94,7 @@ pub const PROGRAMS: [&str; 10] = [
     "skopeo",
     "newuidmap",
     "newgidmap",
+    "nft",
 ];
 
 /// Directories where distributions keep CNI plugins.

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One unmet need.
 ///
 /// `Display` is kubeadm's form: `[ERROR Id]: message`, the remedy is printed below it by the doors.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Unmet {
     /// Stable id: kubeadm's where one exists, never translated, never reused.
     pub id: String,
@@ -21,7 +22,7 @@ pub struct Unmet {
 }
 
 /// How much an unmet need weighs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Said, and goes on.

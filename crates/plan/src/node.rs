@@ -2,8 +2,10 @@
 //! `supervisor`, which only reads it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -102,6 +104,12 @@ pub struct Network {
     pub gateway: Ipv4Addr,
     /// The driver's name server, the third address of `range`.
     pub dns: Ipv4Addr,
+    /// Network of the services: what is not translated there must never leave by `tap0`. Unknown on some joined nodes.
+    #[serde(default)]
+    pub service_cidr: Option<Ipv4Net>,
+    /// Ports below `ip_unprivileged_port_start` that are bound while the supervisor still may, and opened on demand.
+    #[serde(default)]
+    pub low_ports: Vec<HostPort>,
 }
 
 /// Network drivers.
@@ -118,18 +126,115 @@ pub enum Driver {
 pub enum Protocol {
     /// TCP.
     Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// `tcp`, `udp`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
+    }
 }
 
 /// One listener on the host that leads to the same port of the node's address inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Forward {
-    /// TCP only, so far.
+    /// TCP or UDP.
     pub protocol: Protocol,
     /// Host address that is bound.
     pub address: Ipv4Addr,
     /// Port on the host and inside.
     pub port: u16,
+}
+
+/// `192.0.2.10:6443/tcp`.
+impl fmt::Display for Forward {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}/{}", self.address, self.port, self.protocol)
+    }
+}
+
+/// A port of the host as people write it: `[ADDRESS:]PORT[/tcp|/udp]`, TCP if nothing is said.
+///
+/// In documents it is that text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HostPort {
+    /// Host address; unset: the node's.
+    pub address: Option<Ipv4Addr>,
+    /// Port, not 0.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+}
+
+/// A text that names no port.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no port: [ADDRESS:]PORT[/tcp|/udp] is needed, such as 8080, 53/udp or 127.0.0.1:8080")]
+pub struct NoPort(String);
+
+impl HostPort {
+    /// The forward that it means on a node with this address.
+    #[must_use]
+    pub fn on(self, node_ip: Ipv4Addr) -> Forward {
+        let Self { address, port, protocol } = self;
+        Forward { protocol, address: address.unwrap_or(node_ip), port }
+    }
+}
+
+impl FromStr for HostPort {
+    type Err = NoPort;
+
+    fn from_str(text: &str) -> Result<Self, NoPort> {
+        let wrong = || NoPort(text.chars().take(60).collect());
+        let (place, protocol) = match text.split_once('/') {
+            None | Some((_, "tcp")) => (text.split('/').next().unwrap_or_default(), Protocol::Tcp),
+            Some((place, "udp")) => (place, Protocol::Udp),
+            Some(_) => return Err(wrong()),
+        };
+        let (address, port) = match place.rsplit_once(':') {
+            Some((address, port)) => (Some(address.parse().map_err(|_| wrong())?), port),
+            None => (None, place),
+        };
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|port| digits && *port > 0).ok_or_else(wrong)?;
+        Ok(Self { address, port, protocol })
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(address) = self.address {
+            write!(out, "{address}:")?;
+        }
+        write!(out, "{}/{}", self.port, self.protocol)
+    }
+}
+
+impl TryFrom<String> for HostPort {
+    type Error = NoPort;
+
+    fn try_from(text: String) -> Result<Self, NoPort> {
+        text.parse()
+    }
+}
+
+impl From<HostPort> for String {
+    fn from(port: HostPort) -> Self {
+        port.to_string()
+    }
 }
 
 /// A directory of the user's tree bound into the namespace.
@@ -156,6 +261,9 @@ pub struct Programs {
     pub newuidmap: Option<PathBuf>,
     /// newgidmap(1), likewise.
     pub newgidmap: Option<PathBuf>,
+    /// nft(8), which loads the forwarder's rules inside.
+    #[serde(default)]
+    pub nft: Option<PathBuf>,
 }
 
 /// A service inside the node.
@@ -208,5 +316,42 @@ impl ComponentName {
     pub fn of_unit(unit: &str) -> Option<Self> {
         let name = unit.strip_suffix(".service").unwrap_or(unit);
         Self::ALL.into_iter().find(|component| component.as_str() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_read_as_people_write_it() {
+        let cases = [
+            ("8080", Some("8080/tcp")),
+            ("53/udp", Some("53/udp")),
+            ("80/tcp", Some("80/tcp")),
+            ("127.0.0.1:8080", Some("127.0.0.1:8080/tcp")),
+            ("192.0.2.10:53/udp", Some("192.0.2.10:53/udp")),
+            ("0", None),
+            ("+80", None),
+            ("65536", None),
+            ("", None),
+            ("80/sctp", None),
+            ("80/tcp/udp", None),
+            (":80", None),
+            ("localhost:80", None),
+            ("[::1]:80", None),
+        ];
+        for (text, expected) in cases {
+            let port = text.parse::<HostPort>().map(|port| port.to_string()).ok();
+            assert_eq!(port.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_port_without_an_address_is_one_of_the_node() {
+        let node = Ipv4Addr::new(192, 0, 2, 10);
+        let text = |port: &str| port.parse::<HostPort>().unwrap().on(node).to_string();
+        assert_eq!(text("80"), "192.0.2.10:80/tcp");
+        assert_eq!(text("127.0.0.1:53/udp"), "127.0.0.1:53/udp");
     }
 }

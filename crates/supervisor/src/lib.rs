@@ -20,6 +20,7 @@ mod namespace;
 mod notify;
 mod output;
 mod pid_one;
+mod ports;
 mod probe;
 mod serve;
 mod service;
@@ -91,8 +92,7 @@ fn prepare(options: &Options) -> Result<Prepared, Error> {
     let way = idmap::choose(&spec)?;
     let driver = u7s_net::driver::of(&spec);
     driver.validate().map_err(|source| Error::Network { what: "check the network", source })?;
-    let listeners =
-        forward::bind(&spec.forwards).map_err(|source| Error::Network { what: "forward ports", source })?;
+    let listeners = listen(&spec)?;
     let control = control::bind(&socket_of(options))?;
     let tree = tree::Tree::prepare(&spec)?;
     let cgroup = cgroup::prepare(&spec)?;
@@ -104,6 +104,17 @@ fn prepare(options: &Options) -> Result<Prepared, Error> {
     let link = link::Attachment::new(driver, namespace.pid)?;
     let timings = Timings { namespace_us, ..Timings::default() };
     Ok(Prepared { spec, tree, cgroup, namespace, channel, output, link, listeners, control, timings, began })
+}
+
+/// The node's own ports, and the low ones that only now can be had; without one of those the node is still one.
+fn listen(spec: &NodeSpec) -> Result<Listeners, Error> {
+    let mut listeners =
+        forward::bind(&spec.forwards).map_err(|source| Error::Network { what: "forward ports", source })?;
+    let low: Vec<_> = spec.network.low_ports.iter().map(|port| port.on(spec.network.node_ip)).collect();
+    for error in listeners.reserve(&low) {
+        tracing::warn!("network.low_ports: {}", chain(&error));
+    }
+    Ok(listeners)
 }
 
 fn socket_of(options: &Options) -> PathBuf {

@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use u7s_plan::control::Runtime;
-use u7s_plan::node::{ComponentName, Forward};
+use u7s_plan::node::{ComponentName, Forward, Protocol};
 
 use crate::pid_one::PidOne;
 use crate::serve::Happened;
@@ -138,13 +138,18 @@ const SILENCE: Duration = Duration::from_secs(1);
 pub(crate) fn ask_forwards(forwards: Vec<Forward>, happened: mpsc::Sender<Happened>) {
     tokio::spawn(async move {
         let all = async {
-            for forward in &forwards {
+            for forward in forwards.iter().filter(|forward| can_be_asked(forward)) {
                 while timeout(SILENCE, reach(forward)).await.is_err() {}
             }
         };
         let answered = timeout(FORWARDED, all).await.is_ok();
         let _ = happened.send(Happened::Forwarded(answered)).await;
     });
+}
+
+/// Datagrams may be lost, and nobody has to answer one: only TCP ports can be asked.
+pub(crate) fn can_be_asked(forward: &Forward) -> bool {
+    forward.protocol == Protocol::Tcp
 }
 
 /// Ends with the connection, or with the first word that is said over it.

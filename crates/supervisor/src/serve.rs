@@ -18,6 +18,7 @@ use crate::link::Attachment;
 use crate::message::{Event, Exit};
 use crate::notify::Notifier;
 use crate::pid_one::PidOne;
+use crate::ports::Ports;
 use crate::probe::{Echo, Probed};
 use crate::service::{Due, Service};
 use crate::tree::Tree;
@@ -57,6 +58,7 @@ pub(crate) struct Node {
     pub(crate) pid_one: PidOne,
     pub(crate) link: Attachment,
     pub(crate) acceptor: Arc<Acceptor>,
+    pub(crate) ports: Ports,
     pub(crate) services: Vec<Service>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) runtime: Option<Runtime>,
@@ -116,6 +118,7 @@ impl Node {
         let acceptor = Arc::new(Acceptor::new(listeners).map_err(network)?);
         let served = Arc::clone(&acceptor);
         tokio::spawn(async move { served.run().await });
+        let ports = Ports::new(&spec, tree.clone(), Arc::clone(&acceptor));
         let journal = Arc::new(Journal::open());
         crate::output::watch(&journal, "u7s-init", output)?;
         link.watch(&journal, &happened)?;
@@ -133,7 +136,7 @@ impl Node {
             runtime: None,
             notifier: Notifier::new(),
             build_until: Some(Instant::now() + BUILD),
-            forwarded: spec.forwards.is_empty(),
+            forwarded: !spec.forwards.iter().any(probe::can_be_asked),
             _control: control,
             spec,
             tree,
@@ -141,6 +144,7 @@ impl Node {
             namespace,
             link,
             acceptor,
+            ports,
             services,
             journal,
             timings,
@@ -308,6 +312,12 @@ impl Node {
                 let _ = caller.send(Answer::Status(Box::new(self.status())));
                 return;
             }
+            Request::PortsList => {
+                let _ = caller.send(Answer::Ports { ports: self.ports.list() });
+                return;
+            }
+            Request::PortsAdd { port } => return drop(caller.send(self.ports.add(port))),
+            Request::PortsRemove { port } => return drop(caller.send(self.ports.remove(port))),
             Request::Start { component }
             | Request::Stop { component }
             | Request::Restart { component }
@@ -324,7 +334,9 @@ impl Node {
             Request::Restart { .. } => service.order_restart(Some(caller)),
             Request::Enable { .. } => drop(caller.send(self.enable(component, true))),
             Request::Disable { .. } => drop(caller.send(self.enable(component, false))),
-            Request::Status => {}
+            // Answered above.
+            Request::Status | Request::PortsList | Request::PortsAdd { .. } | Request::PortsRemove { .. } => {
+            }
         }
     }
 

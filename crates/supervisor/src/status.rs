@@ -44,7 +44,7 @@ impl Node {
             ready: self.notifier.is_ready(),
             runtime: self.runtime.clone(),
             components: self.services.iter().map(Service::status).collect(),
-            forwards: self.acceptor.forwards().copied().collect(),
+            forwards: self.acceptor.forwards().into_iter().collect(),
             connections: self.acceptor.connections(),
             timings: self.timings,
             degraded: self.spec.degraded.clone(),

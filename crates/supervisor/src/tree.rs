@@ -7,12 +7,15 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use u7s_plan::node::{ComponentName, NodeSpec};
+use u7s_plan::node::{ComponentName, HostPort, NodeSpec};
 
 use crate::Error;
 
 /// The longest units.json that is read, bytes.
 const UNITS_BYTES: u64 = 4096;
+
+/// The longest ports.json that is read, bytes.
+const PORTS_BYTES: u64 = 64 * 1024;
 
 /// The node's directory below the user's home.
 #[derive(Debug, Clone)]
@@ -66,6 +69,25 @@ impl Tree {
     pub(crate) fn enable(&self, enabled: &BTreeMap<ComponentName, bool>) -> Result<(), Error> {
         let text = serde_json::to_vec(enabled).map_err(|source| Error::Message { source })?;
         replace(&self.units(), &text, 0o600)
+    }
+
+    /// Ports that an administrator added; none if there is no list, or none that can be understood.
+    pub(crate) fn ports(&self) -> Vec<HostPort> {
+        let text = read_plain(&self.port_list(), PORTS_BYTES);
+        text.ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    /// Remembers the administrator's ports.
+    ///
+    /// # Errors
+    /// [`Error::WriteFile`].
+    pub(crate) fn keep_ports(&self, ports: &[HostPort]) -> Result<(), Error> {
+        let text = serde_json::to_vec(ports).map_err(|source| Error::Message { source })?;
+        replace(&self.port_list(), &text, 0o600)
+    }
+
+    fn port_list(&self) -> PathBuf {
+        self.root.join("ports.json")
     }
 
     fn units(&self) -> PathBuf {

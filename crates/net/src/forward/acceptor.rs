@@ -1,17 +1,18 @@
 //! The host half: accepts connections and hands them to the inner half, within its credit.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::watch as observed;
 use tokio::time::Instant;
 use u7s_plan::control::Connections;
 use u7s_plan::node::Forward;
@@ -19,37 +20,46 @@ use u7s_sys::channel;
 
 use super::Listeners;
 use super::local::HostAddresses;
-use super::message::{Opening, Report};
+use super::message::{Opening, Order, Report};
+use super::ports::{Accepted, Ports, watch};
 use crate::Error;
 
-/// Accepts on all listeners and passes each connection to the attached inner half.
+/// Accepts on all listeners and passes each connection, and each socket for datagrams, to the attached inner half.
 ///
 /// Without an inner half, or without its credit, nothing is accepted: clients wait in the kernel's queue.
 /// It holds at most one accepted connection, which outlives the death of an inner half.
 #[derive(Debug)]
 pub struct Acceptor {
-    listeners: Vec<(Forward, AsyncFd<TcpListener>)>,
-    links: watch::Sender<Option<Arc<Link>>>,
+    ports: Ports,
+    links: observed::Sender<Option<Arc<Link>>>,
     account: Mutex<Account>,
 }
 
 impl Acceptor {
-    /// Takes bound listeners; must be called inside the runtime that will [`run`](Self::run) it.
+    /// Takes bound sockets; must be called inside the runtime that will [`run`](Self::run) it.
     ///
     /// # Errors
     /// [`Error::Watch`]: epoll refused a listener (`fs.epoll.max_user_watches`).
     pub fn new(listeners: Listeners) -> Result<Self, Error> {
-        let watched = |(forward, socket)| {
-            let socket = watch(socket).map_err(|source| Error::Watch { what: "a listener", source })?;
-            Ok((forward, socket))
-        };
-        let listeners = listeners.0.into_iter().map(watched).collect::<Result<_, Error>>()?;
-        Ok(Self { listeners, links: watch::Sender::new(None), account: Mutex::default() })
+        let ports = Ports::new(listeners)?;
+        Ok(Self { ports, links: observed::Sender::new(None), account: Mutex::default() })
     }
 
-    /// The forwards that are open, in their order.
-    pub fn forwards(&self) -> impl Iterator<Item = &Forward> {
-        self.listeners.iter().map(|(forward, _)| forward)
+    /// The forwards that are open, sorted.
+    #[must_use]
+    pub fn forwards(&self) -> BTreeSet<Forward> {
+        self.ports.forwards()
+    }
+
+    /// Makes `wanted` the forwards that are open; returns why some of them are not.
+    ///
+    /// What is open already is not touched. What is no longer wanted is closed at once: who waits to be accepted is
+    /// reset, connections that were accepted go on. Must be called inside the runtime.
+    ///
+    /// # Errors
+    /// Of each port alone, as [`bind`](super::bind): the others are opened all the same. Asking again tries again.
+    pub fn set_forwards(&self, wanted: &BTreeSet<Forward>) -> BTreeMap<Forward, Error> {
+        self.ports.set(wanted)
     }
 
     /// Goes on with a new inner half, which holds the other end of `channel` (`u7s_sys::channel::pair`).
@@ -61,6 +71,7 @@ impl Acceptor {
     pub fn attach(&self, channel: OwnedFd) -> Result<(), Error> {
         let socket = watch(channel).map_err(watching)?;
         *self.account() = Account::default();
+        self.ports.tell_again();
         self.links.send_replace(Some(Arc::new(Link { socket })));
         Ok(())
     }
@@ -97,6 +108,7 @@ impl Acceptor {
             let failed = tokio::select! {
                 biased;
                 report = link.receive() => report.and_then(|report| self.book(report)),
+                told = self.tell(link) => told,
                 sent = link.send(desk.pending.as_ref()), if desk.pending.is_some() => {
                     sent.map(|()| { desk.pending = None; self.spend(); })
                 }
@@ -114,17 +126,25 @@ impl Acceptor {
 
     /// The next connection of any listener; the one after the last that had one is asked first.
     async fn accept(&self, first: &mut usize) -> Accepted {
+        let mut changed = pin!(self.ports.changed());
         poll_fn(|context| {
-            let count = self.listeners.len();
-            for index in (0..count).map(|offset| (*first + offset) % count) {
-                if let Poll::Ready(accepted) = poll_accept(&self.listeners[index], context) {
-                    *first = (index + 1) % count;
-                    return Poll::Ready(accepted);
-                }
+            // Listeners that came meanwhile have to be asked, too, so that they wake this task.
+            while changed.as_mut().poll(context).is_ready() {
+                changed.set(self.ports.changed());
             }
-            Poll::Pending
+            self.ports.poll_accept(first, context)
         })
         .await
+    }
+
+    /// Tells the inner half of one socket for datagrams that was opened or closed.
+    async fn tell(&self, link: &Link) -> Result<(), Error> {
+        let mut changed = pin!(self.ports.changed());
+        while !self.ports.has_news() {
+            changed.as_mut().await;
+            changed.set(self.ports.changed());
+        }
+        link.send_by(|channel| self.ports.tell_one(channel)).await
     }
 
     fn has_credit(&self) -> bool {
@@ -154,6 +174,7 @@ impl Acceptor {
                 tracing::info!(limit = capacity, "port forwarder is ready, connections at most");
             }
             Report::Ended(count) => account.open = account.open.saturating_sub(count),
+            Report::Dropped => self.ports.dropped(),
         }
         // A quarter must be free before it is said: at the limit connections come and go all the time.
         if account.said_full && account.capacity.saturating_sub(account.open) >= (account.capacity / 4).max(1)
@@ -204,9 +225,6 @@ struct Desk {
     first: usize,
     host: HostAddresses,
 }
-
-/// What came of an accept: the port and the connection with its peer.
-type Accepted = (u16, io::Result<(TcpStream, SocketAddr)>);
 
 impl Desk {
     fn take(&mut self, (port, accepted): Accepted) {
@@ -268,20 +286,6 @@ fn concerns_one_client(error: &io::Error) -> bool {
     )
 }
 
-fn poll_accept(listener: &(Forward, AsyncFd<TcpListener>), context: &mut Context<'_>) -> Poll<Accepted> {
-    let (forward, socket) = listener;
-    loop {
-        let mut ready = match socket.poll_read_ready(context) {
-            Poll::Ready(Ok(ready)) => ready,
-            Poll::Ready(Err(error)) => return Poll::Ready((forward.port, Err(error))),
-            Poll::Pending => return Poll::Pending,
-        };
-        if let Ok(accepted) = ready.try_io(|socket| socket.get_ref().accept()) {
-            return Poll::Ready((forward.port, accepted));
-        }
-    }
-}
-
 async fn sleep_until(until: Option<Instant>) {
     if let Some(until) = until {
         tokio::time::sleep_until(until).await;
@@ -315,13 +319,24 @@ impl Link {
     /// # Errors
     /// The inner half is gone: the connection is still the caller's.
     async fn send(&self, pending: Option<&(TcpStream, Opening)>) -> Result<(), Error> {
+        let Some((client, opening)) = pending else { return std::future::pending().await };
+        let order = Order::Connect(*opening).encode();
+        self.send_by(|channel| channel::send(channel, &order, &[client.as_fd()])).await
+    }
+
+    /// Calls `send` until it has sent a packet; nothing is sent when the future is dropped before.
+    ///
+    /// # Errors
+    /// The inner half is gone.
+    async fn send_by(
+        &self,
+        mut send: impl FnMut(BorrowedFd<'_>) -> Result<(), u7s_sys::Error>,
+    ) -> Result<(), Error> {
         /// How long descriptors on their way may need to arrive.
         const CROWDED: Duration = Duration::from_millis(10);
-        let Some((client, opening)) = pending else { return std::future::pending().await };
         loop {
             let mut ready = self.socket.writable().await.map_err(watching)?;
-            let sent = channel::send(self.socket.get_ref().as_fd(), &opening.encode(), &[client.as_fd()]);
-            match sent {
+            match send(self.socket.get_ref().as_fd()) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.errno() == Some(Errno::EAGAIN) => ready.clear_ready(),
                 Err(error) if error.errno() == Some(Errno::ETOOMANYREFS) => {
@@ -331,12 +346,6 @@ impl Link {
             }
         }
     }
-}
-
-/// `AsyncFd::register` is unsafe since its argument might change its descriptor; an owned one cannot.
-#[expect(deprecated, reason = "the safe constructor is sound for descriptors that std owns")]
-fn watch<T: AsRawFd + Into<OwnedFd>>(owned: T) -> io::Result<AsyncFd<T>> {
-    AsyncFd::new(owned)
 }
 
 fn watching(source: io::Error) -> Error {
@@ -351,7 +360,7 @@ mod tests {
     fn an_inner_half_that_talks_without_end_is_let_go() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let acceptor = Acceptor::new(Listeners(Vec::new())).unwrap();
+            let acceptor = Acceptor::new(Listeners::default()).unwrap();
             let (ours, theirs) = channel::pair().unwrap();
             acceptor.attach(ours).unwrap();
             for _ in 0..2 {

@@ -4,7 +4,18 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::Error;
 
-/// Host to inside, with the accepted connection's descriptor: dial for it.
+/// Host to inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Dial for an accepted connection; its descriptor comes with the packet.
+    Connect(Opening),
+    /// Carry the datagrams of a socket that is bound to this address; its descriptor comes with the packet.
+    Carry(SocketAddrV4),
+    /// Close the socket that is bound to this address, and say so.
+    Drop(SocketAddrV4),
+}
+
+/// An accepted connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Opening {
     /// Port that the client came to, the same inside.
@@ -15,28 +26,35 @@ pub(super) struct Opening {
     pub(super) from_host: bool,
 }
 
-impl Opening {
+impl Order {
     /// Length of the packet.
-    pub(super) const BYTES: usize = 9;
+    pub(super) const BYTES: usize = 10;
 
     pub(super) fn encode(self) -> [u8; Self::BYTES] {
-        let [port_high, port_low] = self.port.to_be_bytes();
-        let [a, b, c, d] = self.peer.ip().octets();
-        let [peer_high, peer_low] = self.peer.port().to_be_bytes();
-        [port_high, port_low, a, b, c, d, peer_high, peer_low, u8::from(self.from_host)]
+        let (kind, address, port) = match self {
+            Self::Connect(Opening { port, peer, from_host }) => (u8::from(from_host), peer, port),
+            Self::Carry(bound) => (2, bound, 0),
+            Self::Drop(bound) => (3, bound, 0),
+        };
+        let [a, b, c, d] = address.ip().octets();
+        let [high, low] = address.port().to_be_bytes();
+        let [port_high, port_low] = port.to_be_bytes();
+        [kind, a, b, c, d, high, low, port_high, port_low, 0]
     }
 
     /// # Errors
     /// [`Error::Message`].
     pub(super) fn decode(packet: &[u8]) -> Result<Self, Error> {
-        let &[port_high, port_low, a, b, c, d, peer_high, peer_low, from_host @ (0 | 1)] = packet else {
-            return Err(Error::Message { bytes: packet.len() });
-        };
-        Ok(Self {
-            port: u16::from_be_bytes([port_high, port_low]),
-            peer: SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([peer_high, peer_low])),
-            from_host: from_host == 1,
-        })
+        let malformed = Error::Message { bytes: packet.len() };
+        let &[kind, a, b, c, d, high, low, port_high, port_low, 0] = packet else { return Err(malformed) };
+        let address = SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([high, low]));
+        let port = u16::from_be_bytes([port_high, port_low]);
+        match kind {
+            0 | 1 => Ok(Self::Connect(Opening { port, peer: address, from_host: kind == 1 })),
+            2 => Ok(Self::Carry(address)),
+            3 => Ok(Self::Drop(address)),
+            _ => Err(malformed),
+        }
     }
 }
 
@@ -47,6 +65,8 @@ pub(super) enum Report {
     Capacity(u32),
     /// That many connections have ended.
     Ended(u32),
+    /// The oldest [`Order::Drop`] that was not answered yet is done.
+    Dropped,
 }
 
 impl Report {
@@ -57,6 +77,7 @@ impl Report {
         let (kind, count) = match self {
             Self::Capacity(count) => (0, count),
             Self::Ended(count) => (1, count),
+            Self::Dropped => (2, 0),
         };
         let [a, b, c, d] = count.to_be_bytes();
         [kind, a, b, c, d]
@@ -68,6 +89,7 @@ impl Report {
         match *packet {
             [0, a, b, c, d] => Ok(Self::Capacity(u32::from_be_bytes([a, b, c, d]))),
             [1, a, b, c, d] => Ok(Self::Ended(u32::from_be_bytes([a, b, c, d]))),
+            [2, 0, 0, 0, 0] => Ok(Self::Dropped),
             _ => Err(Error::Message { bytes: packet.len() }),
         }
     }
@@ -80,22 +102,24 @@ mod tests {
     #[test]
     fn messages_survive_the_channel() {
         let peer = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 7), 40001);
-        for from_host in [false, true] {
-            let opening = Opening { port: 6443, peer, from_host };
-            assert_eq!(Opening::decode(&opening.encode()).unwrap(), opening);
+        let connect = |from_host| Order::Connect(Opening { port: 6443, peer, from_host });
+        for order in [connect(false), connect(true), Order::Carry(peer), Order::Drop(peer)] {
+            assert_eq!(Order::decode(&order.encode()).unwrap(), order);
         }
-        for report in [Report::Capacity(524_000), Report::Ended(3)] {
+        for report in [Report::Capacity(524_000), Report::Ended(3), Report::Dropped] {
             assert_eq!(Report::decode(&report.encode()).unwrap(), report);
         }
     }
 
     #[test]
     fn anything_else_is_refused() {
-        for packet in [&[][..], &[2, 0, 0, 0, 0], &[0; 4], &[0; 6]] {
+        for packet in [&[][..], &[3, 0, 0, 0, 0], &[2, 0, 0, 0, 1], &[0; 4], &[0; 6]] {
             assert!(Report::decode(packet).is_err(), "{packet:?}");
         }
-        for packet in [&[0; 8][..], &[0; 10], &[0, 0, 0, 0, 0, 0, 0, 0, 2]] {
-            assert!(Opening::decode(packet).is_err(), "{packet:?}");
+        for packet in
+            [&[0; 9][..], &[0; 11], &[4, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1]]
+        {
+            assert!(Order::decode(packet).is_err(), "{packet:?}");
         }
     }
 }

@@ -21,6 +21,7 @@ mod listen;
 mod local;
 mod message;
 mod owner;
+mod ports;
 
 pub use acceptor::Acceptor;
 pub use listen::{Listeners, bind};

@@ -1,4 +1,4 @@
-//! Who listens on a port of this host: /proc/net/tcp tells the user and the socket, /proc/PID/fd the process.
+//! Who has a port of this host: /proc/net/tcp and udp tell the user and the socket, /proc/PID/fd the process.
 //!
 //! `/proc/net` is the network namespace of the process' first thread; ours is asked for in its place.
 
@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io::Read;
 use std::net::Ipv4Addr;
 use std::path::Path;
+
+use u7s_plan::node::{Forward, Protocol};
 
 /// The longest table that is read, bytes: some 400 000 sockets.
 const MAX_TABLE_BYTES: u64 = 64 << 20;
@@ -31,9 +33,13 @@ impl fmt::Display for Owner {
 }
 
 /// The owner of the socket that keeps `address:port` from being bound.
-pub(super) fn of(address: Ipv4Addr, port: u16) -> Owner {
-    let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
-    let found = tables.iter().find_map(|table| find(&bounded_text(table), address, port));
+pub(super) fn of(forward: &Forward) -> Owner {
+    let (tables, state) = match forward.protocol {
+        Protocol::Tcp => (["tcp", "tcp6"], LISTEN),
+        Protocol::Udp => (["udp", "udp6"], UNCONNECTED),
+    };
+    let table = |name: &str| bounded_text(format!("/proc/thread-self/net/{name}"));
+    let found = tables.iter().find_map(|name| find(&table(name), state, forward.address, forward.port));
     let Some(socket) = found else { return Owner::default() };
     Owner { uid: Some(socket.uid), process: holder(socket.inode) }
 }
@@ -44,16 +50,21 @@ struct Socket {
     inode: u64,
 }
 
-/// The first listening socket in `table` that collides with `address:port`.
+/// State of a listening TCP socket in the tables.
+const LISTEN: &str = "0A";
+
+/// State of a UDP socket that takes packets from anybody.
+const UNCONNECTED: &str = "07";
+
+/// The first socket in `table` in this state that collides with `address:port`.
 ///
 /// Source: Documentation/networking/proc_net_tcp.rst.
-fn find(table: &str, address: Ipv4Addr, port: u16) -> Option<Socket> {
-    const LISTEN: &str = "0A";
+fn find(table: &str, state: &str, address: Ipv4Addr, port: u16) -> Option<Socket> {
     table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let (bound, bound_port) = fields.get(1)?.split_once(':')?;
         let same_port = u16::from_str_radix(bound_port, 16).ok()? == port;
-        if *fields.get(3)? != LISTEN || !same_port || !collides(ipv4(bound)?, address) {
+        if *fields.get(3)? != state || !same_port || !collides(ipv4(bound)?, address) {
             return None;
         }
         Some(Socket { uid: fields.get(7)?.parse().ok()?, inode: fields.get(9)?.parse().ok()? })
@@ -142,7 +153,7 @@ mod tests {
         ];
         for (table, address, port, expected) in cases {
             let expected = expected.map(|(uid, inode)| Socket { uid, inode });
-            assert_eq!(find(table, address, port), expected, "{address}:{port}");
+            assert_eq!(find(table, LISTEN, address, port), expected, "{address}:{port}");
         }
     }
 

@@ -225,7 +225,9 @@ pub(crate) fn taken_port() {
     let child = Process(child);
     let error = bed.host.run(|| bind(&[forward])).unwrap_err();
     println!("{error}");
-    assert!(matches!(error, Error::PortTaken { port: OTHER_PORT, address, .. } if address == NODE));
+    assert!(
+        matches!(error, Error::PortTaken { forward, .. } if (forward.address, forward.port) == (NODE, OTHER_PORT))
+    );
     let name = std::fs::read_to_string(format!("/proc/{}/comm", child.pid())).unwrap();
     assert_eq!(
         error.to_string(),

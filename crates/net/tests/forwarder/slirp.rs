@@ -25,6 +25,8 @@ fn driver() -> Slirp4netns {
         range: "10.41.0.0/24".parse().unwrap(),
         gateway: GATEWAY,
         dns: Ipv4Addr::new(10, 41, 0, 3),
+        service_cidr: None,
+        low_ports: Vec::new(),
     };
     Slirp4netns { program: PathBuf::from("/usr/bin/slirp4netns"), network }
 }

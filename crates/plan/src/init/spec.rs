@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
+
 use crate::config::Config;
 use crate::crio;
 use crate::facts::{Facts, UserFact};
@@ -26,7 +28,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Renders the specification; facts that are missing are unmet needs, so that a stand-in is never applied.
 pub(super) fn node(config: &Config, facts: &Facts, merged: &Output, degraded: Vec<String>) -> NodeSpec {
     let user = user(config, facts);
-    let network = network(config, facts, merged.api_address);
+    let network = network(config, facts, merged.api_address, merged.service_cidr);
     NodeSpec {
         version: VERSION,
         node_name: merged.node_name.clone(),
@@ -41,6 +43,7 @@ pub(super) fn node(config: &Config, facts: &Facts, merged: &Output, degraded: Ve
             slirp4netns: program(facts, "slirp4netns"),
             newuidmap: found(facts, "newuidmap"),
             newgidmap: found(facts, "newgidmap"),
+            nft: found(facts, "nft"),
         },
         components: vec![crio_component(facts), kubelet_component(facts)],
         cri_socket: host::CRI_SOCKET.into(),
@@ -68,7 +71,7 @@ fn id_map(text: &str, user: &User, own: u32) -> Vec<Extent> {
     subid::id_map(own, &ranges)
 }
 
-fn network(config: &Config, facts: &Facts, node_ip: Ipv4Addr) -> Network {
+fn network(config: &Config, facts: &Facts, node_ip: Ipv4Addr, service_cidr: Option<Ipv4Net>) -> Network {
     let range = config.network.range;
     let nth = |n: u32| Ipv4Addr::from(u32::from(range.network()).wrapping_add(n));
     let uplink = facts.uplink.as_ref().map_or(1500, |uplink| uplink.mtu);
@@ -80,6 +83,8 @@ fn network(config: &Config, facts: &Facts, node_ip: Ipv4Addr) -> Network {
         range,
         gateway: nth(2),
         dns: nth(3),
+        service_cidr,
+        low_ports: config.network.low_ports.clone(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The event loop of the inner half.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::net::TcpStream;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{SocketAddrV4, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use super::flow::Progress;
 use super::pool::Pool;
 use super::slots::{Key, Slots};
 use crate::Error;
-use crate::forward::message::{Opening, Report};
+use crate::forward::message::{Opening, Order, Report};
 
 /// Events taken at a time, and new connections between two rounds of events.
 const BATCH: usize = 256;
@@ -45,6 +45,10 @@ pub(super) struct Relay {
     waiting: VecDeque<(Opening, TcpStream)>,
     /// Ends that the host half has not been told yet.
     ended: u32,
+    /// Sockets of the host for datagrams, by the address that they are bound to.
+    carried: BTreeMap<SocketAddrV4, OwnedFd>,
+    /// Dropped sockets that the host half has not been told yet.
+    dropped: u32,
     /// Error numbers that were warned of; each is said once.
     said: BTreeSet<i32>,
 }
@@ -66,6 +70,8 @@ impl Relay {
             dialling: VecDeque::new(),
             waiting: VecDeque::new(),
             ended: 0,
+            carried: BTreeMap::new(),
+            dropped: 0,
             said: BTreeSet::new(),
         })
     }
@@ -102,7 +108,7 @@ impl Relay {
         if !self.runnable.is_empty() {
             return EpollTimeout::ZERO;
         }
-        let retry = (!self.waiting.is_empty() || self.ended > 0).then_some(RETRY);
+        let retry = (!self.waiting.is_empty() || self.ended > 0 || self.dropped > 0).then_some(RETRY);
         let dial = self.dialling.front().map(|(until, _)| until.saturating_duration_since(Instant::now()));
         // One millisecond more: the kernel rounds down, and a deadline that is not yet over would spin.
         let wait = retry.into_iter().chain(dial).min().map(|wait| wait + Duration::from_millis(1));
@@ -111,7 +117,7 @@ impl Relay {
 
     /// Takes new connections from the channel.
     fn welcome(&mut self) -> Result<(), Error> {
-        let mut packet = [0; Opening::BYTES];
+        let mut packet = [0; Order::BYTES];
         for _ in 0..BATCH {
             let (bytes, descriptors) = match channel::receive(self.channel.as_fd(), &mut packet) {
                 Ok((0, _)) => return self.part(),
@@ -122,22 +128,32 @@ impl Relay {
                     _ => return Err(Error::Channel { source: error }),
                 },
             };
-            let opening = Opening::decode(&packet[..bytes])?;
-            match descriptors.into_iter().next() {
-                Some(client) => self.begin(opening, TcpStream::from(client)),
-                // It was closed on its way, because there was no room for it: one client is lost, not all of them.
-                None => {
-                    self.say(Errno::ENFILE);
-                    self.ended += 1;
-                }
-            }
+            self.obey(Order::decode(&packet[..bytes])?, descriptors.into_iter().next());
         }
         Ok(())
+    }
+
+    fn obey(&mut self, order: Order, descriptor: Option<OwnedFd>) {
+        match (order, descriptor) {
+            (Order::Connect(opening), Some(client)) => self.begin(opening, TcpStream::from(client)),
+            // It was closed on its way, because there was no room for it: one client is lost, not all of them.
+            (Order::Connect(_), None) => {
+                self.say(Errno::ENFILE);
+                self.ended += 1;
+            }
+            (Order::Carry(bound), Some(socket)) => drop(self.carried.insert(bound, socket)),
+            (Order::Carry(_), None) => self.say(Errno::ENFILE),
+            (Order::Drop(bound), _) => {
+                self.carried.remove(&bound);
+                self.dropped += 1;
+            }
+        }
     }
 
     /// The host half is gone: what is open goes on, nothing new comes.
     fn part(&mut self) -> Result<(), Error> {
         self.open = false;
+        self.carried.clear();
         self.epoll.delete(&self.channel).map_err(failed("epoll_ctl"))
     }
 
@@ -255,19 +271,29 @@ impl Relay {
         }
     }
 
-    /// Tells the host half how many connections have ended; what cannot be told now is told later.
+    /// Tells the host half how many connections have ended, and what was dropped; what cannot be told now is told later.
     fn report(&mut self) -> Result<(), Error> {
-        if self.ended == 0 || !self.open {
-            return Ok(());
+        if self.ended > 0 && self.tell(Report::Ended(self.ended))? {
+            self.ended = 0;
         }
-        match channel::send(self.channel.as_fd(), &Report::Ended(self.ended).encode(), &[]) {
-            Ok(()) => self.ended = 0,
-            Err(error) if error.errno() == Some(Errno::EAGAIN) => {}
-            // The other end is gone; `welcome` parts with it when all its packets are read.
-            Err(error) if matches!(error.errno(), Some(Errno::EPIPE | Errno::ECONNRESET)) => self.ended = 0,
-            Err(source) => return Err(Error::Channel { source }),
+        while self.dropped > 0 && self.tell(Report::Dropped)? {
+            self.dropped -= 1;
         }
         Ok(())
+    }
+
+    /// Whether the host half has it, or needs it no more.
+    fn tell(&self, report: Report) -> Result<bool, Error> {
+        if !self.open {
+            return Ok(true);
+        }
+        match channel::send(self.channel.as_fd(), &report.encode(), &[]) {
+            Ok(()) => Ok(true),
+            Err(error) if error.errno() == Some(Errno::EAGAIN) => Ok(false),
+            // The other end is gone; `welcome` parts with it when all its packets are read.
+            Err(error) if matches!(error.errno(), Some(Errno::EPIPE | Errno::ECONNRESET)) => Ok(true),
+            Err(source) => Err(Error::Channel { source }),
+        }
     }
 
     /// Warns of a cause once; a flood of clients must not become a flood of lines.
