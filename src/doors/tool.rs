@@ -258,6 +258,10 @@ fn describe(status: &Status) -> String {
         "processes: supervisor {}, pid 1 of the node {}",
         status.supervisor_pid, status.init_pid
     );
+    let _ = writeln!(text, "services from outside: {}", status.services.state);
+    for refusal in &status.services.refused {
+        let _ = writeln!(text, "  {refusal}");
+    }
     if !status.degraded.is_empty() {
         let _ = writeln!(text, "degraded: {}", status.degraded.join(", "));
     }

@@ -366,6 +366,7 @@ fn specification(root: &Path, uid: u32) -> NodeSpec {
         cri_socket: "/run/crio/crio.sock".into(),
         controllers: Vec::new(),
         degraded: Vec::new(),
+        services: u7s_plan::node::Services::default(),
     }
 }
 

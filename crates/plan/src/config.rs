@@ -29,6 +29,8 @@ pub struct Config {
     pub network: Network,
     /// Images on disk.
     pub images: Images,
+    /// Services from outside.
+    pub services: Services,
     /// Multiplies every deadline; for slow machines. 1 to 100.
     pub timeout_factor: u32,
 }
@@ -63,6 +65,16 @@ pub struct Images {
     pub preload: PathBuf,
     /// The pause image; unset: the one that kubeadm names.
     pub pause: Option<String>,
+}
+
+/// Services from outside: what users of the cluster may open on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Services {
+    /// Open the ports of NodePort and LoadBalancer Services and the host ports of pods.
+    pub follow: bool,
+    /// On control planes: write the nodes' addresses into the status of LoadBalancer Services without a class.
+    pub load_balancer: bool,
 }
 
 /// Why a configuration is refused.
@@ -176,6 +188,7 @@ impl Default for Config {
             cni: Cni::Bridge,
             network: Network::default(),
             images: Images::default(),
+            services: Services::default(),
             timeout_factor: 1,
         }
     }
@@ -188,6 +201,12 @@ impl Default for Network {
             mtu: None,
             low_ports: Vec::new(),
         }
+    }
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self { follow: true, load_balancer: true }
     }
 }
 

@@ -108,6 +108,18 @@ pub struct Status {
     pub timings: Timings,
     /// Needs that were ignored by name.
     pub degraded: Vec<String>,
+    /// Services from outside.
+    pub services: Followed,
+}
+
+/// How Services from outside are followed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Followed {
+    /// A sentence, `followed` if all is well.
+    pub state: String,
+    /// Ports that are not open, whatever the host says: each with who wants it and why not.
+    pub refused: Vec<String>,
 }
 
 /// Why a port that is reserved for the privileged is not opened; `first` is the host's `ip_unprivileged_port_start`.

@@ -83,9 +83,10 @@ pub const LIMITS: [(&str, u64); 4] = [
 ];
 
 /// Programs of the host that a node runs, apart from kubeadm and its own needs.
-pub const PROGRAMS: [&str; 11] = [
+pub const PROGRAMS: [&str; 12] = [
     "kubeadm",
     "kubelet",
+    "kubectl",
     "crio",
     "conmon",
     "crun",

@@ -58,6 +58,21 @@ pub struct NodeSpec {
     pub controllers: Vec<String>,
     /// Needs that were unmet and ignored by name: the node runs degraded.
     pub degraded: Vec<String>,
+    /// Services from outside.
+    #[serde(default)]
+    pub services: Services,
+}
+
+/// Whether, and by which program, the ports of the cluster's Services are opened on the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Services {
+    /// Follow them at all.
+    pub follow: bool,
+    /// Write the status of LoadBalancer Services, where this node has the cluster's admin.conf.
+    pub load_balancer: bool,
+    /// kubectl(1), absolute; without it nothing is followed.
+    pub kubectl: Option<PathBuf>,
 }
 
 /// A user of the host.

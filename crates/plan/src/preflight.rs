@@ -274,6 +274,11 @@ fn programs(config: &Config, facts: &Facts) -> Vec<Unmet> {
     if !facts.preload.is_empty() && missing("skopeo") {
         unmet.push(need("skopeo", "skopeo"));
     }
+    if config.services.follow && missing("kubectl") {
+        let Unmet { id, message, remedy, .. } = need("kubectl", &package_of(facts, "kubectl"));
+        let message = format!("{message}: ports of Services are not opened on this host");
+        unmet.push(Unmet { id, message, remedy, level: Level::Warning });
+    }
     unmet.extend(plugins(config, facts));
     unmet
 }
@@ -286,7 +291,7 @@ fn package_of(facts: &Facts, package: &str) -> String {
     let version = facts.versions.values().flatten().next();
     let minor = version.and_then(|text| text.trim_start_matches('v').split('.').nth(1)).unwrap_or("NN");
     match package {
-        "kubeadm" | "kubelet" => format!("kubernetes1.{minor}-{package}"),
+        "kubeadm" | "kubelet" | "kubectl" => format!("kubernetes1.{minor}-{package}"),
         "cri-o" => format!("cri-o1.{minor}"),
         _ => package.into(),
     }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
-pub use objects::{Event, Key, List, Member, Pod, Port, Service, Transport, event, list};
+pub use objects::{Event, Item, Key, List, Member, Pod, Port, Service, Transport, event, list};
 
 /// The most ports that Services and pods together may have open on one node: each is a descriptor or more.
 pub const MOST: usize = 4096;

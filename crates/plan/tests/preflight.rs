@@ -229,6 +229,15 @@ fn missing_programs_have_the_packages_of_the_distribution() {
             ("[ERROR FileExisting-crio]: crio is not installed", "apt-get install cri-o1.34"),
         ],
     );
+    judged(
+        "kubectl",
+        &none,
+        without("kubectl"),
+        &[(
+            "[WARNING FileExisting-kubectl]: kubectl is not installed: ports of Services are not opened on this host",
+            "apt-get install kubectl",
+        )],
+    );
     judged("skopeo is not needed", &none, without("skopeo"), &[]);
     let preload = |facts: &mut Facts| {
         without("skopeo")(facts);

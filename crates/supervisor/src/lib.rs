@@ -24,6 +24,7 @@ mod ports;
 mod probe;
 mod serve;
 mod service;
+mod services;
 mod spec;
 mod start;
 mod status;

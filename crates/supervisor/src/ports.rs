@@ -64,7 +64,6 @@ impl Ports {
     /// Shape: each port of `services` with why it is not open (`None`: it is). A port that somebody else has is named with its
     /// owner, a low one begins with `LowPort: `. Ports that are no longer in the set are closed at once, unless the node
     /// or the administrator wants them, too; ports with a problem are tried again every five seconds.
-    #[expect(dead_code, reason = "the watch of Services calls it")]
     pub(crate) fn follow(&self, services: BTreeSet<Forward>) -> BTreeMap<Forward, Option<String>> {
         let mut wanted = self.wanted();
         wanted.services = services;

@@ -21,6 +21,7 @@ use crate::pid_one::PidOne;
 use crate::ports::Ports;
 use crate::probe::{Echo, Probed};
 use crate::service::{Due, Service};
+use crate::services::Following;
 use crate::tree::Tree;
 use crate::{Error, Prepared, cgroup, probe, start};
 
@@ -69,6 +70,8 @@ pub(crate) struct Node {
     pub(crate) build_until: Option<Instant>,
     /// A connection to each forwarded port got through, or cannot be waited for.
     pub(crate) forwarded: bool,
+    /// Services from outside.
+    pub(crate) following: Following,
     happened: mpsc::Sender<Happened>,
     /// Kept for its name on disk.
     _control: control::Socket,
@@ -131,8 +134,10 @@ impl Node {
                 Service::new(component.clone(), enabled)
             })
             .collect();
+        let pid_one = PidOne::new(channel, happened.clone())?;
         Ok(Self {
-            pid_one: PidOne::new(channel, happened.clone())?,
+            following: Following::begin(&spec, &pid_one, &ports),
+            pid_one,
             runtime: None,
             notifier: Notifier::new(),
             build_until: Some(Instant::now() + BUILD),

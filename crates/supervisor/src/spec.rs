@@ -193,6 +193,7 @@ fn check_paths(spec: &NodeSpec) -> Result<(), Problem> {
     ];
     paths.extend(programs.newuidmap.iter().map(|path| ("programs.newuidmap", path)));
     paths.extend(programs.newgidmap.iter().map(|path| ("programs.newgidmap", path)));
+    paths.extend(spec.services.kubectl.iter().map(|path| ("services.kubectl", path)));
     for bind in &spec.binds {
         paths.push(("binds.source", &bind.source));
         paths.push(("binds.target", &bind.target));

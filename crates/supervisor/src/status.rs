@@ -48,6 +48,7 @@ impl Node {
             connections: self.acceptor.connections(),
             timings: self.timings,
             degraded: self.spec.degraded.clone(),
+            services: self.following.followed(),
         }
     }
 }

@@ -44,6 +44,7 @@ pub(crate) async fn stop(
     if let Err(error) = &reason {
         tracing::error!("{}", crate::error::chain(error));
     }
+    node.following.end();
     // News is no news any more, but its tasks go on: answers of pid 1 come by the same way.
     tokio::spawn(async move { while happened.recv().await.is_some() {} });
     if matches!(reason, Ok(()) | Err(Error::InitTerminated)) {

@@ -13,8 +13,8 @@ use crate::facts::{Facts, UserFact};
 use crate::host;
 use crate::kubeadm::Output;
 use crate::node::{
-    Bind, Component, ComponentName, Driver, Extent, Forward, Network, NodeSpec, Programs, Protocol, User,
-    VERSION,
+    Bind, Component, ComponentName, Driver, Extent, Forward, Network, NodeSpec, Programs, Protocol, Services,
+    User, VERSION,
 };
 use crate::preflight;
 use crate::subid::{self, Range};
@@ -49,6 +49,11 @@ pub(super) fn node(config: &Config, facts: &Facts, merged: &Output, degraded: Ve
         cri_socket: host::CRI_SOCKET.into(),
         controllers: controllers(facts),
         degraded,
+        services: Services {
+            follow: config.services.follow,
+            load_balancer: config.services.load_balancer,
+            kubectl: found(facts, "kubectl"),
+        },
         network,
         user,
     }

@@ -58,7 +58,7 @@ fn follows() -> Value {
 }
 
 fn view(services: &[Value], pods: &[Value], nodes: &[Value]) -> View {
-    fn read<T: objects::Item>(objects: &[Value]) -> BTreeMap<Key, T> {
+    fn read<T: Item>(objects: &[Value]) -> BTreeMap<Key, T> {
         let list: List<T> = list(
             json!({"kind": "List", "metadata": {"resourceVersion": "7"}, "items": objects})
                 .to_string()
@@ -306,6 +306,41 @@ fn a_stream_of_events_is_read_line_by_line() {
     assert_eq!(is(&bookmark), Event::Other);
     let gone = line("ERROR", json!({"kind": "Status", "metadata": {}, "message": "too old", "code": 410}));
     assert_eq!(is(&gone), Event::Failed("too old".into()));
+}
+
+/// What kube-apiserver 1.34.4 said while a Service of type LoadBalancer was made, got its status from us, became
+/// `externalTrafficPolicy: Local`, while another turned into a ClusterIP, and the first was deleted.
+#[test]
+fn a_recorded_stream_opens_and_closes() {
+    let list: List<Service> = list(include_bytes!("../../tests/services/list.json")).unwrap();
+    let mut seen = View {
+        services: list.items.into_iter().map(|service| (service.key.clone(), service)).collect(),
+        members: view(&[], &[], &[node("svc", "10.77.0.2", "True", follows())]).members,
+        ..View::default()
+    };
+    let rules = Rules { node_ip: Ipv4Addr::new(10, 77, 0, 2), ..rules(true) };
+    let opened = |seen: &View| {
+        let wanted = Wanted::of(seen, &rules);
+        let ports: BTreeSet<Port> = wanted.open.into_keys().collect();
+        let patches = Wanted::of(seen, &rules).patches(seen, &rules, &ports).len();
+        (ports.iter().map(|port| port.number).collect::<Vec<_>>(), patches)
+    };
+    assert_eq!((list.version.as_str(), opened(&seen)), ("732", (vec![30_053], 0)));
+    let expected: [(&[u16], usize); 5] = [
+        (&[8080, 8443, 30_053, 30_640, 32_720], 1),
+        (&[8080, 8443, 30_053, 30_640, 32_720], 0),
+        (&[8080, 8443, 30_053, 30_428, 30_640, 32_720], 0),
+        (&[8080, 8443, 30_428, 30_640, 32_720], 0),
+        (&[], 0),
+    ];
+    for (line, (ports, patches)) in include_str!("../../tests/services/watch.jsonl").lines().zip(expected) {
+        match event::<Service>(line.as_bytes()).unwrap() {
+            Event::Is(service) => drop(seen.services.insert(service.key.clone(), service)),
+            Event::Gone(service) => drop(seen.services.remove(&service.key)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(opened(&seen), (ports.to_vec(), patches), "{line}");
+    }
 }
 
 #[test]

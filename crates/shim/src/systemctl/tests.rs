@@ -40,6 +40,7 @@ fn status(kubelet: ComponentStatus) -> Status {
         connections: Connections { open: 0, limit: 0 },
         timings: Timings::default(),
         degraded: Vec::new(),
+        services: Default::default(),
     }
 }
 

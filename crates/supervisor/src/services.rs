@@ -1,0 +1,393 @@
+//! Follows the cluster's Services and this node's pods: says which ports they want open on the host, and writes the status
+//! of LoadBalancer Services where this node may.
+//!
+//! A task of its own: it tells the node's loop what is wanted, and hears from it what was opened. What is open stays
+//! open while nothing is heard of the API server; a new list replaces it only when it is whole.
+
+mod credentials;
+mod follow;
+mod kubectl;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use u7s_plan::control::Followed;
+use u7s_plan::host::KUBERNETES_DIR;
+use u7s_plan::node::{Forward, NodeSpec, Protocol};
+use u7s_plan::services::{
+    Claim, Key, Kind, Member, Pod, Port, Reason, Rules, Service, Transport, View, Wanted,
+};
+
+use self::credentials::{ADMIN, Credentials, NODE, Present};
+use self::follow::{News, follow};
+use self::kubectl::Kubectl;
+use self::write::Writer;
+use crate::pid_one::PidOne;
+use crate::ports::Ports;
+
+/// Services that want something of a host. Others do not even come over the wire.
+const SERVICES: &str = "/api/v1/services?fieldSelector=spec.type!%3DClusterIP%2Cspec.type!%3DExternalName";
+
+/// All nodes.
+const MEMBERS: &str = "/api/v1/nodes?pretty=false";
+
+/// News that may be on their way.
+const QUEUE: usize = 64;
+
+/// How often the host is asked again for ports that it did not give.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The task, ended with this.
+#[derive(Debug)]
+pub(crate) struct Following {
+    followed: watch::Receiver<Followed>,
+    tasks: JoinSet<()>,
+}
+
+impl Following {
+    /// Begins, if the node's specification says so; what is wanted goes to `ports`.
+    pub(crate) fn begin(spec: &NodeSpec, pid_one: &PidOne, ports: &Ports) -> Self {
+        let state = match (&spec.services.kubectl, spec.services.follow) {
+            (_, false) => "not followed: services.follow is false",
+            (None, true) => {
+                tracing::warn!("Services are not followed: kubectl is not installed");
+                "not followed: kubectl is not installed; install it and run kubeadm init or join again"
+            }
+            (Some(_), true) => "waiting for the cluster",
+        };
+        let now = Followed { state: state.to_owned(), refused: Vec::new() };
+        let (said, followed) = watch::channel(now);
+        let mut tasks = JoinSet::new();
+        if let (Some(program), true) = (&spec.services.kubectl, spec.services.follow) {
+            let setup = Setup::of(spec, program, pid_one);
+            tasks.spawn(Task { setup, ports: ports.clone(), said, open: BTreeMap::new() }.run());
+        }
+        Self { followed, tasks }
+    }
+
+    /// For `status`.
+    pub(crate) fn followed(&self) -> Followed {
+        self.followed.borrow().clone()
+    }
+
+    /// Ends it: no kubectl is started any more.
+    pub(crate) fn end(&mut self) {
+        self.tasks.abort_all();
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Setup {
+    pid_one: PidOne,
+    program: PathBuf,
+    node_name: String,
+    node_ip: Ipv4Addr,
+    own: BTreeSet<Port>,
+    load_balancer: bool,
+}
+
+impl Setup {
+    fn of(spec: &NodeSpec, program: &Path, pid_one: &PidOne) -> Self {
+        let node_ip = spec.network.node_ip;
+        Self {
+            pid_one: pid_one.clone(),
+            program: program.to_owned(),
+            node_name: spec.node_name.clone(),
+            node_ip,
+            own: spec.forwards.iter().map(|forward| port_of(*forward)).collect(),
+            load_balancer: spec.services.load_balancer,
+        }
+    }
+
+    fn kubectl(&self, kubeconfig: &'static str) -> Kubectl {
+        Kubectl {
+            pid_one: self.pid_one.clone(),
+            program: self.program.clone(),
+            kubeconfig: Path::new(kubeconfig),
+        }
+    }
+}
+
+/// News of all three collections.
+#[derive(Debug)]
+enum Heard {
+    Services(News<Service>),
+    Pods(News<Pod>),
+    Members(News<Member>),
+}
+
+impl From<News<Service>> for Heard {
+    fn from(news: News<Service>) -> Self {
+        Self::Services(news)
+    }
+}
+
+impl From<News<Pod>> for Heard {
+    fn from(news: News<Pod>) -> Self {
+        Self::Pods(news)
+    }
+}
+
+impl From<News<Member>> for Heard {
+    fn from(news: News<Member>) -> Self {
+        Self::Members(news)
+    }
+}
+
+struct Task {
+    setup: Setup,
+    ports: Ports,
+    said: watch::Sender<Followed>,
+    /// What was wanted last, each port with what it is for.
+    open: BTreeMap<Port, Claim>,
+}
+
+impl Task {
+    /// From one set of credentials to the next; without the node's own nothing is wanted.
+    async fn run(mut self) {
+        let mut credentials = match Credentials::new(Path::new(KUBERNETES_DIR)) {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                let reason = crate::error::chain(&error);
+                tracing::error!(reason, "Services are not followed");
+                return self.say(format!("not followed: {reason}"), Vec::new());
+            }
+        };
+        loop {
+            let present = credentials.present();
+            if present.node {
+                self.follow(present, &mut credentials).await;
+            } else {
+                self.open.clear();
+                self.ports.follow(BTreeSet::new());
+                self.say(format!("waiting for {NODE}"), Vec::new());
+                credentials.changed().await;
+            }
+        }
+    }
+
+    /// Until the credentials are others.
+    async fn follow(&mut self, present: Present, credentials: &mut Credentials) {
+        let writes = self.setup.load_balancer && present.admin;
+        let (sender, mut heard) = mpsc::channel(QUEUE);
+        let _tasks = self.watches(writes, sender);
+        let admin = writes.then(|| self.setup.kubectl(ADMIN));
+        let mut writer = Writer::new(self.setup.kubectl(NODE), self.setup.node_name.clone(), admin);
+        let mut known = Known::default();
+        let mut retry = None;
+        loop {
+            tokio::select! {
+                () = credentials.changed() => return,
+                Some(news) = heard.recv() => {
+                    known.take(news, &mut writer);
+                    while let Ok(news) = heard.try_recv() {
+                        known.take(news, &mut writer);
+                    }
+                }
+                () = writer.turn() => {}
+                () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
+            }
+            let complete = self.judge(&known, &mut writer, writes);
+            retry = match retry {
+                _ if complete => None,
+                Some(at) if at > Instant::now() => Some(at),
+                _ => Some(Instant::now() + RETRY),
+            };
+        }
+    }
+
+    fn watches(&self, writes: bool, sender: mpsc::Sender<Heard>) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        let node = self.setup.kubectl(NODE);
+        let pods = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", self.setup.node_name);
+        tasks.spawn(follow::<Service, _>(node.clone(), SERVICES.to_owned(), sender.clone()));
+        tasks.spawn(follow::<Pod, _>(node, pods, sender.clone()));
+        if writes {
+            tasks.spawn(follow::<Member, _>(self.setup.kubectl(ADMIN), MEMBERS.to_owned(), sender));
+        }
+        tasks
+    }
+
+    /// Does what follows from what is known; whether the host gave every port.
+    fn judge(&mut self, known: &Known, writer: &mut Writer, writes: bool) -> bool {
+        let Setup { node_ip, own, .. } = &self.setup;
+        let rules = Rules { node_ip: *node_ip, own: own.clone(), writes: writes && known.has_members };
+        let wanted = Wanted::of(&known.view, &rules);
+        let mut open = wanted.open.clone();
+        // What is not known again yet stays as it was.
+        open.extend(
+            self.open
+                .iter()
+                .filter(|(_, claim)| !known.is_whole(claim))
+                .map(|(port, claim)| (*port, claim.clone())),
+        );
+        let forwards = open.keys().filter_map(|port| forward_of(*port, *node_ip)).collect();
+        let mut given = BTreeSet::new();
+        let mut refused = refusals(&wanted);
+        for (forward, problem) in self.ports.follow(forwards) {
+            let port = port_of(forward);
+            match (problem, open.get(&port)) {
+                (None, _) => drop(given.insert(port)),
+                (Some(why), claim) => {
+                    let claim = claim.map(Claim::to_string).unwrap_or_default();
+                    refused.push(format!("{port}, {claim}, cannot be opened: {why}"));
+                }
+            }
+        }
+        let complete = given.len() == open.len();
+        self.open = open;
+        if known.has_services {
+            writer.want(wanted.patches(&known.view, &rules, &given));
+        }
+        self.say(known.state(), refused);
+        complete
+    }
+
+    /// What cannot be had is said once, in the journal.
+    fn say(&self, state: String, refused: Vec<String>) {
+        for refusal in &refused {
+            if !self.said.borrow().refused.contains(refusal) {
+                tracing::warn!("{refusal}");
+            }
+        }
+        self.said.send_replace(Followed { state, refused });
+    }
+}
+
+/// One sentence for each port that is refused whatever the host says.
+fn refusals(wanted: &Wanted) -> Vec<String> {
+    let sentence = |((claim, port), reason): (&(Claim, Port), &Reason)| {
+        format!("{port}, {claim}, is not opened: {reason}")
+    };
+    wanted.refused.iter().map(sentence).collect()
+}
+
+/// What is known of the cluster, and which of it is whole.
+#[derive(Debug, Default)]
+struct Known {
+    view: View,
+    has_services: bool,
+    has_pods: bool,
+    has_members: bool,
+    silent: BTreeMap<&'static str, String>,
+}
+
+impl Known {
+    fn take(&mut self, news: Heard, writer: &mut Writer) {
+        match news {
+            Heard::Services(news) => {
+                match &news {
+                    News::All(_) => writer.forget_all(),
+                    News::Is(service) => writer.forget(&service.key),
+                    News::Gone(key) => writer.forget(key),
+                    News::Silent(_) => {}
+                }
+                self.has_services |= hear(
+                    news,
+                    &mut self.view.services,
+                    |service| &service.key,
+                    |why| {
+                        note(&mut self.silent, "services", why);
+                    },
+                );
+            }
+            Heard::Pods(news) => {
+                self.has_pods |= hear(
+                    news,
+                    &mut self.view.pods,
+                    |pod| &pod.key,
+                    |why| {
+                        note(&mut self.silent, "pods", why);
+                    },
+                );
+            }
+            Heard::Members(news) => {
+                self.has_members |= hear(
+                    news,
+                    &mut self.view.members,
+                    |member| &member.key,
+                    |why| {
+                        note(&mut self.silent, "nodes", why);
+                    },
+                );
+            }
+        }
+    }
+
+    /// Whether all claims of this kind are known.
+    fn is_whole(&self, claim: &Claim) -> bool {
+        if claim.kind == Kind::HostPort { self.has_pods } else { self.has_services }
+    }
+
+    fn state(&self) -> String {
+        match self.silent.iter().next() {
+            None if self.has_services => "followed".to_owned(),
+            None => "waiting for the first list".to_owned(),
+            Some((what, why)) => format!("waiting for a list of {what}, what was open stays open: {why}"),
+        }
+    }
+}
+
+/// Takes news of one collection; whether it was all of it.
+fn hear<T>(
+    news: News<T>,
+    objects: &mut BTreeMap<Key, T>,
+    key: fn(&T) -> &Key,
+    note: impl FnOnce(Option<String>),
+) -> bool {
+    let mut whole = false;
+    match news {
+        News::All(all) => {
+            *objects = all;
+            whole = true;
+            note(None);
+        }
+        News::Is(object) => {
+            objects.insert(key(&object).clone(), object);
+        }
+        News::Gone(gone) => {
+            objects.remove(&gone);
+        }
+        News::Silent(why) => note(Some(why)),
+    }
+    whole
+}
+
+/// Says once that nothing is heard, and why, and once that it is over.
+fn note(silent: &mut BTreeMap<&'static str, String>, what: &'static str, why: Option<String>) {
+    match why {
+        Some(why) => {
+            if !silent.contains_key(what) {
+                tracing::debug!(what, why, "a watch has ended");
+            }
+            silent.insert(what, why);
+        }
+        None => drop(silent.remove(what)),
+    }
+}
+
+fn port_of(forward: Forward) -> Port {
+    let transport = match forward.protocol {
+        Protocol::Tcp => Transport::Tcp,
+        Protocol::Udp => Transport::Udp,
+    };
+    Port { transport, number: forward.port }
+}
+
+fn forward_of(port: Port, address: Ipv4Addr) -> Option<Forward> {
+    let protocol = match port.transport {
+        Transport::Tcp => Protocol::Tcp,
+        Transport::Udp => Protocol::Udp,
+        Transport::Sctp => return None,
+    };
+    Some(Forward { protocol, address, port: port.number })
+}
+
+#[cfg(test)]
+mod tests;

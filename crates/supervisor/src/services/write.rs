@@ -1,0 +1,153 @@
+//! What is written to the cluster, one kubectl at a time: the node's own label, and the status of LoadBalancer Services.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+use u7s_plan::services::{FIELD_MANAGER, Key, LABEL, Patch};
+
+use super::kubectl::Kubectl;
+use crate::backoff::Backoff;
+
+/// The longest answer, bytes: a name.
+const ANSWER: usize = 4096;
+
+/// How long one patch may take.
+const PATCH: Duration = Duration::from_secs(20);
+
+/// Something to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Job {
+    /// The node's label.
+    Label,
+    /// The status of a Service.
+    Status(Patch),
+}
+
+/// Writes what is wanted, again after a pause where that fails.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    node: Kubectl,
+    node_name: String,
+    /// Absent where this node does not write status.
+    admin: Option<Kubectl>,
+    wanted: VecDeque<Job>,
+    /// What was written for a Service and has not come back by the watch yet.
+    written: BTreeMap<Key, String>,
+    labelled: bool,
+    running: Option<(Job, JoinHandle<Result<(), String>>)>,
+    backoff: Backoff,
+    not_before: Option<Instant>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let Some((_, running)) = self.running.take() {
+            running.abort();
+        }
+    }
+}
+
+impl Writer {
+    /// With the node's own credentials, and the administrator's where it may have them.
+    pub(crate) fn new(node: Kubectl, node_name: String, admin: Option<Kubectl>) -> Self {
+        Self {
+            node,
+            node_name,
+            admin,
+            wanted: VecDeque::new(),
+            written: BTreeMap::new(),
+            labelled: false,
+            running: None,
+            backoff: Backoff::default(),
+            not_before: None,
+        }
+    }
+
+    /// A Service has changed: what was written for it may have to be written again.
+    pub(crate) fn forget(&mut self, service: &Key) {
+        self.written.remove(service);
+    }
+
+    /// All was listed anew. So the API server answers: the node's label is looked after as well.
+    pub(crate) fn forget_all(&mut self) {
+        self.written.clear();
+        self.labelled = false;
+    }
+
+    /// What is to be written now; what was wanted before is not any more.
+    pub(crate) fn want(&mut self, patches: Vec<Patch>) {
+        self.wanted.clear();
+        if !self.labelled {
+            self.wanted.push_back(Job::Label);
+        }
+        let fresh = |patch: &Patch| self.written.get(&patch.service) != Some(&patch.text);
+        self.wanted.extend(patches.into_iter().filter(fresh).map(Job::Status));
+    }
+
+    /// Waits until something was written or could not be. May be cancelled; without wishes it never ends.
+    pub(crate) async fn turn(&mut self) {
+        if self.running.is_none() {
+            if self.wanted.is_empty() {
+                return std::future::pending().await;
+            }
+            if let Some(not_before) = self.not_before {
+                sleep_until(not_before).await;
+                self.not_before = None;
+            }
+            let Some(job) = self.wanted.pop_front() else { return };
+            let running = tokio::spawn(self.patch(&job));
+            self.running = Some((job, running));
+        }
+        let Some((_, running)) = &mut self.running else { return };
+        let outcome = running.await.unwrap_or_else(|error| Err(error.to_string()));
+        let Some((job, _)) = self.running.take() else { return };
+        self.take(job, outcome);
+    }
+
+    fn take(&mut self, job: Job, outcome: Result<(), String>) {
+        match (outcome, job) {
+            (Ok(()), Job::Label) => {
+                self.labelled = true;
+                self.backoff = Backoff::default();
+            }
+            (Ok(()), Job::Status(patch)) => {
+                tracing::info!(service = %patch.service, "wrote the status of a LoadBalancer Service");
+                self.written.insert(patch.service, patch.text);
+                self.backoff = Backoff::default();
+            }
+            (Err(reason), job) => {
+                let pause = self.backoff.endless(Duration::ZERO);
+                // A node that is only joining is not registered yet.
+                if self.backoff.deaths() == 4 {
+                    tracing::warn!(?job, reason, "cannot be written, it is tried again");
+                }
+                self.not_before = Some(Instant::now() + pause);
+            }
+        }
+    }
+
+    fn patch(&self, job: &Job) -> impl Future<Output = Result<(), String>> + use<> {
+        let label = format!("{{\"metadata\":{{\"labels\":{{\"{LABEL}\":\"yes\"}}}}}}");
+        let (kubectl, kind, namespace, name, text) = match job {
+            Job::Label => (Some(self.node.clone()), "node", String::new(), self.node_name.clone(), label),
+            Job::Status(Patch { service, text }) => {
+                let Key { namespace, name } = service.clone();
+                (self.admin.clone(), "service", namespace, name, text.clone())
+            }
+        };
+        async move {
+            let Some(kubectl) = kubectl else { return Ok(()) };
+            let manager = format!("--field-manager={FIELD_MANAGER}");
+            let namespace = format!("--namespace={namespace}");
+            let (patch, subresource) = (format!("--patch={text}"), "--subresource=status");
+            let mut arguments = vec!["patch", kind, &name, &manager, "--type=merge", &patch, "--output=name"];
+            if kind == "service" {
+                arguments.extend([namespace.as_str(), subresource]);
+            }
+            let answer = kubectl.run(&arguments, (ANSWER, PATCH)).await;
+            answer.map(drop).map_err(|failure| failure.to_string())
+        }
+    }
+}
