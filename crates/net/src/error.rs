@@ -69,6 +69,13 @@ pub enum Error {
         /// RLIMIT_NOFILE.
         limit: u64,
     },
+    /// The device that datagrams go by inside is not to be had.
+    #[error("the device of forwarded datagrams")]
+    Tun {
+        /// Cause.
+        #[source]
+        source: u7s_sys::Error,
+    },
     /// A system call of the inner half failed that nothing can replace.
     #[error("port forwarder: {call}")]
     Inner {

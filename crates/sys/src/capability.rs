@@ -13,6 +13,25 @@ pub fn can_map_ids() -> bool {
         .all(|capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false))
 }
 
+/// Keeps CAP_NET_ADMIN of the calling thread's user namespace and gives up everything else.
+///
+/// # Errors
+/// [`Error::Call`]: the kernel refused; CAP_NET_ADMIN was not there.
+pub fn keep_net_admin() -> Result<(), Error> {
+    for capability in caps::all() {
+        let _ = caps::drop(None, CapSet::Bounding, capability);
+    }
+    let failed = |_| Error::Call { call: "capset", source: Errno::last() };
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
+        caps::clear(None, set).map_err(failed)?;
+    }
+    let kept = [Capability::CAP_NET_ADMIN].into_iter().collect();
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, &kept).map_err(failed)?;
+    }
+    Ok(())
+}
+
 /// Empties the ambient, effective, inheritable and permitted sets, and the bounding set as far as that is allowed.
 ///
 /// The bounding set needs CAP_SETPCAP, which an ordinary service lacks: with empty sets and `no_new_privs` no exec can

@@ -10,8 +10,8 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
+use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 
@@ -81,13 +81,35 @@ impl Batch {
         self.changes.push(("add a local route", RouteNetlinkMessage::NewRoute(route)));
     }
 
-    /// `rule fwmark MARK lookup TABLE` for IPv4.
-    pub fn mark_rule(&mut self, mark: u32, table: u32) {
+    /// `default dev INDEX table TABLE`: everything goes out there, whatever its address.
+    pub fn device_default(&mut self, index: u32, table: u32) {
+        let mut route = unicast(RouteScope::Link);
+        route.header.table = RouteHeader::RT_TABLE_UNSPEC;
+        route.attributes.push(RouteAttribute::Table(table));
+        route.attributes.push(RouteAttribute::Oif(index));
+        self.changes.push(("add a default route", RouteNetlinkMessage::NewRoute(route)));
+    }
+
+    /// `rule fwmark MARK/MASK lookup TABLE` for IPv4.
+    pub fn mark_rule(&mut self, mark: u32, mask: u32, table: u32) {
+        self.rule([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(mask)].into(), table);
+    }
+
+    /// `rule iif lo ipproto udp dport PORT lookup TABLE` for IPv4: for what this namespace sends itself.
+    pub fn own_datagrams_rule(&mut self, port: u16, table: u32) {
+        let attributes = vec![
+            RuleAttribute::Iifname("lo".to_owned()),
+            RuleAttribute::IpProtocol(IpProtocol::Udp),
+            RuleAttribute::DestinationPortRange(RulePortRange { start: port, end: port }),
+        ];
+        self.rule(attributes, table);
+    }
+
+    fn rule(&mut self, attributes: Vec<RuleAttribute>, table: u32) {
         let mut rule = RuleMessage::default();
         rule.header.family = AddressFamily::Inet;
         rule.header.action = RuleAction::ToTable;
-        rule.attributes.push(RuleAttribute::FwMark(mark));
-        rule.attributes.push(RuleAttribute::FwMask(mark));
+        rule.attributes = attributes;
         rule.attributes.push(RuleAttribute::Table(table));
         self.changes.push(("add a rule", RouteNetlinkMessage::NewRule(rule)));
     }
@@ -170,7 +192,7 @@ mod tests {
     fn messages_of_a_batch_are_aligned_and_numbered() {
         let mut batch = Batch::default();
         batch.link_up(1, None);
-        batch.mark_rule(0x75, 75);
+        batch.mark_rule(0x75, 0x75, 75);
         let (names, packet) = batch.serialize();
         assert_eq!(names, ["set a link up", "add a rule"]);
         let first = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&packet).unwrap();

@@ -1,13 +1,14 @@
-//! A tap device that outlives its maker: the namespace owns it, programs only attach to it.
+//! Tap and tun devices that outlive their maker: the namespace owns them, programs only attach.
 
-use std::fs::OpenOptions;
-use std::os::fd::AsRawFd;
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
 
 use crate::Error;
 
-/// Makes the tap device `name` in this network namespace and leaves it there without a holder.
+/// Makes the device `name` in this network namespace and leaves it there without a holder.
 ///
 /// Closing a tap that is not persistent blocks for tens of milliseconds and takes all addresses and routes with it.
 ///
@@ -16,27 +17,52 @@ use crate::Error;
 /// own the network namespace; EBUSY, the name is taken.
 ///
 /// Source: Documentation/networking/tuntap.rst.
-pub fn create_persistent(name: &str) -> Result<(), Error> {
-    let failed = || Error::path("open", TUN);
-    let device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(TUN)
-        .map_err(|error| failed()(error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)))?;
-    let mut request = tap_request(name)?;
-    // SAFETY: TUNSETIFF copies one ifreq in and out of the pointed-to memory, which `request` is for the whole call.
-    let answer =
-        unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, std::ptr::from_mut(&mut request)) };
-    Errno::result(answer).map_err(Error::path("TUNSETIFF", TUN))?;
+pub fn create_persistent(name: &str, kind: Kind) -> Result<(), Error> {
+    let device = open(name, kind)?;
     // SAFETY: TUNSETPERSIST takes a number, not a pointer.
     let answer = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST, 1) };
     Errno::result(answer).map_err(Error::path("TUNSETPERSIST", TUN))?;
     Ok(())
 }
 
+/// Attaches to a tun device of this network namespace; one that is not there is made, and goes with the descriptor.
+///
+/// Shape: non-blocking, close-on-exec; each read and each write is one IP packet.
+///
+/// # Errors
+/// As [`create_persistent`]; EBUSY: somebody else is attached.
+pub fn attach(name: &str) -> Result<OwnedFd, Error> {
+    open(name, Kind::Tun).map(OwnedFd::from)
+}
+
+/// What a device carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Ethernet frames.
+    Tap,
+    /// IP packets.
+    Tun,
+}
+
 const TUN: &str = "/dev/net/tun";
 
-fn tap_request(name: &str) -> Result<libc::ifreq, Error> {
+fn open(name: &str, kind: Kind) -> Result<File, Error> {
+    let failed = || Error::path("open", TUN);
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(TUN)
+        .map_err(|error| failed()(error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)))?;
+    let mut request = request(name, kind)?;
+    // SAFETY: TUNSETIFF copies one ifreq in and out of the pointed-to memory, which `request` is for the whole call.
+    let answer =
+        unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, std::ptr::from_mut(&mut request)) };
+    Errno::result(answer).map_err(Error::path("TUNSETIFF", TUN))?;
+    Ok(device)
+}
+
+fn request(name: &str, kind: Kind) -> Result<libc::ifreq, Error> {
     // SAFETY: ifreq is a C structure of numbers and arrays, for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.len() >= request.ifr_name.len() {
@@ -45,9 +71,12 @@ fn tap_request(name: &str) -> Result<libc::ifreq, Error> {
     for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *place = byte.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = TAP_WITHOUT_HEADER;
+    request.ifr_ifru.ifru_flags = match kind {
+        Kind::Tun => 0x0001 | WITHOUT_HEADER,
+        Kind::Tap => 0x0002 | WITHOUT_HEADER,
+    };
     Ok(request)
 }
 
-/// `IFF_TAP | IFF_NO_PI`, include/uapi/linux/if_tun.h.
-const TAP_WITHOUT_HEADER: libc::c_short = 0x0002 | 0x1000;
+/// `IFF_NO_PI`, beside `IFF_TUN` and `IFF_TAP`, include/uapi/linux/if_tun.h.
+const WITHOUT_HEADER: libc::c_short = 0x1000;

@@ -1,4 +1,4 @@
-//! The port forwarder: TCP connections to the host's ports continue inside the node's namespaces.
+//! The port forwarder: connections and datagrams to the host's ports continue inside the node's namespaces.
 //!
 //! ```text
 //!   host namespaces                              the node's namespaces
@@ -10,10 +10,14 @@
 //! * [`inner::run`] is a process of its own inside. It dials the node's address *from the client's address* and moves
 //!   bytes without copying them. When it dies, its connections die; the acceptor goes on with the next one.
 //!
+//! Sockets for datagrams are handed over as they are, to a thread of the same process that carries whole packets. Ports come and
+//! go while all this runs ([`Acceptor::set_forwards`]).
+//!
 //! **Source addresses.** A socket bound to a foreign address (IP_TRANSPARENT) is not enough: the answers would leave by
-//! tap0. All packets of such a connection carry [`MARK`], and a rule sends what is marked to [`TABLE`], which delivers
-//! everything locally. [`SYSCTLS`] let the accepting side take the mark over. Connections from the host itself get the
-//! gateway's address, since their own one is the node's, a martian inside.
+//! tap0. All packets of such a connection carry [`STREAM_MARK`], and a rule sends what is marked to [`STREAM_TABLE`],
+//! which delivers everything locally. [`SYSCTLS`] let the accepting side take the mark over. How the mark comes to the
+//! answers of a pod behind DNAT, and to those of datagrams, is told in `u7s_plan::forwarding`. Clients on the host
+//! itself get the gateway's address, since their own one is the node's, a martian inside.
 
 mod acceptor;
 pub mod inner;
@@ -26,14 +30,7 @@ mod ports;
 pub use acceptor::Acceptor;
 pub use listen::{Listeners, bind};
 pub use owner::Owner;
-
-/// Mark of the forwarder's packets inside, one bit; the rule's mask is the same bit.
-///
-/// Apart from kube-proxy's 0x4000 and 0x8000, Cilium's and Calico's upper and lower bytes.
-pub const MARK: u32 = 0x2000;
-
-/// Routing table inside that delivers marked packets locally: `local default dev lo`.
-pub const TABLE: u32 = 117;
+pub use u7s_plan::forwarding::{DATAGRAM_MARK, DATAGRAM_TABLE, MARKS, STREAM_MARK, STREAM_TABLE, TUN, VXLAN};
 
 /// Sysctls that the inner half needs, keys below /proc/sys, written inside before it starts.
 ///

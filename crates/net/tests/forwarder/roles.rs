@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
 use u7s_net::forward::inner::{self, Settings};
-use u7s_net::forward::{Acceptor, MARK, SYSCTLS, TABLE, bind};
+use u7s_net::forward::{
+    Acceptor, DATAGRAM_MARK, DATAGRAM_TABLE, MARKS, STREAM_MARK, STREAM_TABLE, SYSCTLS, TUN, VXLAN, bind,
+};
 use u7s_plan::node::{Forward, Protocol};
 use u7s_sys::{channel, netlink, tap};
 
@@ -26,16 +28,21 @@ pub(crate) fn play(role: &str) {
 
 /// Builds the network as pid 1 does, in namespaces of its own, and keeps it until standard input is closed.
 fn node() {
-    tap::create_persistent("tap0").unwrap();
-    let (lo, tap0) = (netlink::index_of("lo").unwrap(), netlink::index_of("tap0").unwrap());
+    tap::create_persistent("tap0", tap::Kind::Tap).unwrap();
+    tap::create_persistent(TUN, tap::Kind::Tun).unwrap();
+    let [lo, tap0, tun] = ["lo", "tap0", TUN].map(|name| netlink::index_of(name).unwrap());
     let mut batch = netlink::Batch::default();
     batch.link_up(lo, None);
     batch.link_up(tap0, Some(1500));
     batch.address(tap0, NODE);
     batch.neighbour_route(tap0, GATEWAY);
     batch.default_route(tap0, GATEWAY);
-    batch.local_default(lo, TABLE);
-    batch.mark_rule(MARK, TABLE);
+    batch.local_default(lo, STREAM_TABLE);
+    batch.mark_rule(STREAM_MARK, MARKS, STREAM_TABLE);
+    batch.link_up(tun, Some(65_535));
+    batch.device_default(tun, DATAGRAM_TABLE);
+    batch.mark_rule(DATAGRAM_MARK, MARKS, DATAGRAM_TABLE);
+    batch.own_datagrams_rule(VXLAN, DATAGRAM_TABLE);
     batch.apply().unwrap();
     for (key, value) in SYSCTLS {
         std::fs::write(format!("/proc/sys/{key}"), value).unwrap();

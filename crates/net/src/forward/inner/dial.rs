@@ -9,7 +9,7 @@ use nix::sys::socket::{
 };
 
 use super::Settings;
-use crate::forward::MARK;
+use crate::forward::STREAM_MARK;
 use crate::forward::message::Opening;
 
 /// Begins a connection to the node's address; its end is told by epoll.
@@ -36,7 +36,7 @@ fn dial_from(opening: &Opening, settings: &Settings, port: u16) -> Result<TcpStr
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
     setsockopt(&socket, sockopt::IpTransparent, &true)?;
-    setsockopt(&socket, sockopt::Mark, &MARK)?;
+    setsockopt(&socket, sockopt::Mark, &STREAM_MARK)?;
     if port == 0 {
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
     } else {

@@ -1,6 +1,6 @@
 //! The inner half: dials inside the node's namespaces and moves bytes between both sockets.
 //!
-//! One thread, one epoll set, edge-triggered, no runtime. The process is a fork of pid 1 without exec, so the less that
+//! One thread for connections, one epoll set, edge-triggered, no runtime; another one for [`datagrams`]. The process is a fork of pid 1 without exec, so the less that
 //! is built in it the better; one connection costs two descriptors, two registrations and some 80 bytes, no task, no
 //! buffer, and a wake-up costs exactly the splices that it needs. An async runtime would add a task and two wakers per
 //! connection and hide the order in which directions are served.
@@ -11,6 +11,7 @@
 //! can slow nobody else down.
 
 mod connection;
+mod datagrams;
 mod dial;
 mod flow;
 mod pool;
@@ -27,6 +28,7 @@ use nix::sys::signal::{SigSet, Signal};
 use u7s_plan::node::Network;
 
 use crate::Error;
+use datagrams::Carrier;
 use pool::Pool;
 use relay::Relay;
 
@@ -57,9 +59,10 @@ impl From<&Network> for Settings {
 ///
 /// Runs in a process of its own inside the namespaces, single-threaded, with CAP_NET_ADMIN over the network namespace.
 ///
-/// **Should** hold before: [`SYSCTLS`](super::SYSCTLS) are written, the rule for [`MARK`](super::MARK) and the table
-/// [`TABLE`](super::TABLE) are in place, only descriptors of use are open (`u7s_sys::fork::close_all_but`).
+/// **Should** hold before: [`SYSCTLS`](super::SYSCTLS) are written, the device [`TUN`](super::TUN) is there, rules and
+/// tables for both marks are in place, only descriptors of use are open (`u7s_sys::fork::close_all_but`).
 /// It raises the soft limit of open files to the hard one and blocks SIGPIPE, which splice raises.
+/// Where datagrams cannot be carried connections are all the same: the API server matters more.
 ///
 /// # Errors
 /// [`Error::Descriptors`]: RLIMIT_NOFILE leaves no room. [`Error::Inner`], [`Error::Channel`]: the kernel refused
@@ -70,7 +73,11 @@ pub fn run(channel: OwnedFd, settings: &Settings) -> Result<(), Error> {
     pipes.thread_block().map_err(|source| Error::Inner { call: "sigprocmask", source })?;
     let room = Room::of(raise_limit()?)?;
     tracing::info!(connections = room.connections, pipes = room.pipes, "port forwarder: limits");
-    Relay::new(channel, *settings, Pool::new(room.pipes))?.run(room.connections)
+    let carrier = Carrier::start(settings).inspect_err(|error| {
+        let error = error as &dyn std::error::Error;
+        tracing::error!(error, "port forwarder: no datagram can be carried");
+    });
+    Relay::new(channel, *settings, Pool::new(room.pipes), carrier.ok())?.run(room.connections)
 }
 
 fn raise_limit() -> Result<u64, Error> {

@@ -1,8 +1,9 @@
 //! The event loop of the inner half.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{SocketAddrV4, TcpStream};
+use std::collections::{BTreeSet, VecDeque};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -11,6 +12,7 @@ use u7s_sys::channel;
 
 use super::Settings;
 use super::connection::{Connection, Side, abort};
+use super::datagrams::Carrier;
 use super::dial::{dial, tune};
 use super::flow::Progress;
 use super::pool::Pool;
@@ -45,8 +47,8 @@ pub(super) struct Relay {
     waiting: VecDeque<(Opening, TcpStream)>,
     /// Ends that the host half has not been told yet.
     ended: u32,
-    /// Sockets of the host for datagrams, by the address that they are bound to.
-    carried: BTreeMap<SocketAddrV4, OwnedFd>,
+    /// Who carries datagrams, if that is possible.
+    carrier: Option<Arc<Carrier>>,
     /// Dropped sockets that the host half has not been told yet.
     dropped: u32,
     /// Error numbers that were warned of; each is said once.
@@ -56,7 +58,12 @@ pub(super) struct Relay {
 impl Relay {
     /// # Errors
     /// [`Error::Inner`]: no epoll set.
-    pub(super) fn new(channel: OwnedFd, settings: Settings, pool: Pool) -> Result<Self, Error> {
+    pub(super) fn new(
+        channel: OwnedFd,
+        settings: Settings,
+        pool: Pool,
+        carrier: Option<Arc<Carrier>>,
+    ) -> Result<Self, Error> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed("epoll_create1"))?;
         epoll.add(&channel, EpollEvent::new(EpollFlags::EPOLLIN, CHANNEL)).map_err(failed("epoll_ctl"))?;
         Ok(Self {
@@ -70,7 +77,7 @@ impl Relay {
             dialling: VecDeque::new(),
             waiting: VecDeque::new(),
             ended: 0,
-            carried: BTreeMap::new(),
+            carrier,
             dropped: 0,
             said: BTreeSet::new(),
         })
@@ -141,10 +148,15 @@ impl Relay {
                 self.say(Errno::ENFILE);
                 self.ended += 1;
             }
-            (Order::Carry(bound), Some(socket)) => drop(self.carried.insert(bound, socket)),
+            (Order::Carry(bound), Some(socket)) => {
+                let carried = self.carrier.as_ref().map(|carrier| carrier.carry(bound, socket));
+                if let Some(Err(error)) = carried {
+                    self.say(error);
+                }
+            }
             (Order::Carry(_), None) => self.say(Errno::ENFILE),
             (Order::Drop(bound), _) => {
-                self.carried.remove(&bound);
+                self.carrier.iter().for_each(|carrier| carrier.release(bound));
                 self.dropped += 1;
             }
         }
@@ -153,7 +165,7 @@ impl Relay {
     /// The host half is gone: what is open goes on, nothing new comes.
     fn part(&mut self) -> Result<(), Error> {
         self.open = false;
-        self.carried.clear();
+        self.carrier.iter().for_each(|carrier| carrier.release_all());
         self.epoll.delete(&self.channel).map_err(failed("epoll_ctl"))
     }
 
