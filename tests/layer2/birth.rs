@@ -75,11 +75,17 @@ fn the_link_is_tap0_with_the_nodes_address_alone() {
     assert_eq!(routes, expected);
     assert_eq!(node.inside("cat /sys/class/net/tap0/mtu"), "1400\n");
     assert_eq!(node.inside("ip link show tap0 | grep -o LOWER_UP"), "LOWER_UP\n");
-    let rule = node.inside("ip rule show | grep fwmark | sed 's/^[0-9]*:[[:space:]]*//; s/ *$//'");
-    assert_eq!(rule, "from all fwmark 0x2000/0x2000 lookup 117\n");
+    let rules =
+        node.inside("ip rule show | grep -E 'lookup 11[78]' | sed 's/^[0-9]*:[[:space:]]*//; s/ *$//'");
+    let expected = "from all iif lo ipproto udp dport 8472 lookup 118\n\
+                    from all fwmark 0x20/0x30 lookup 118\n\
+                    from all fwmark 0x10/0x30 lookup 117\n";
+    assert_eq!(rules, expected);
+    let routes =
+        node.inside("ip route show table 117 | sed 's/ *$//'; ip route show table 118 | sed 's/ *$//'");
     assert_eq!(
-        node.inside("ip route show table 117 | sed 's/ *$//'"),
-        "local default dev lo proto static scope host\n"
+        routes,
+        "local default dev lo proto static scope host\ndefault dev u7s0 proto static scope link\n"
     );
 }
 

@@ -15,6 +15,7 @@ mod birth;
 mod control;
 mod death;
 mod network;
+mod pods;
 mod ports;
 mod proc;
 mod refusal;

@@ -22,6 +22,7 @@ mod output;
 mod pid_one;
 mod ports;
 mod probe;
+mod rules;
 mod serve;
 mod service;
 mod services;

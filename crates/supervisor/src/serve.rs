@@ -23,7 +23,7 @@ use crate::probe::{Echo, Probed};
 use crate::service::{Due, Service};
 use crate::services::Following;
 use crate::tree::Tree;
-use crate::{Error, Prepared, cgroup, probe, start};
+use crate::{Error, Prepared, cgroup, probe, rules, start};
 
 /// News of every kind that may be on its way.
 const NEWS: usize = 256;
@@ -46,6 +46,8 @@ pub(crate) enum Happened {
     DriverProbed(i32, Result<Echo, String>),
     /// Whether all forwarded ports were found to lead inside.
     Forwarded(bool),
+    /// The forwarder's rules are loaded inside, or why not.
+    RulesLoaded(Option<String>),
     /// A component was asked for its health.
     Probed(Probed),
 }
@@ -72,6 +74,8 @@ pub(crate) struct Node {
     pub(crate) forwarded: bool,
     /// Services from outside.
     pub(crate) following: Following,
+    /// The forwarder's rules are loaded, or cannot be.
+    pub(crate) ruled: bool,
     happened: mpsc::Sender<Happened>,
     /// Kept for its name on disk.
     _control: control::Socket,
@@ -142,6 +146,7 @@ impl Node {
             notifier: Notifier::new(),
             build_until: Some(Instant::now() + BUILD),
             forwarded: !spec.forwards.iter().any(probe::can_be_asked),
+            ruled: false,
             _control: control,
             spec,
             tree,
@@ -164,6 +169,7 @@ impl Node {
         self.build_until.is_none()
             && self.link.is_ready()
             && self.forwarded
+            && self.ruled
             && crio.is_none_or(|crio| crio.active() == ActiveState::Active)
     }
 
@@ -198,6 +204,16 @@ impl Node {
                     tracing::warn!("no connection to the forwarded ports got through from this host");
                 }
             }
+            Happened::RulesLoaded(problem) => {
+                self.ruled = true;
+                if let Some(problem) = problem {
+                    // Connections to the node's own ports need them not: a node without Services' ports is better than none.
+                    tracing::error!(
+                        problem,
+                        "the forwarder's rules: ports of Services and datagrams do not work"
+                    );
+                }
+            }
             Happened::Probed(probed) => self.hear_probed(probed),
         }
         Ok(())
@@ -214,6 +230,7 @@ impl Node {
                 self.build_until = None;
                 self.note_time(|timings| &mut timings.mounts_us);
                 self.start_enabled();
+                rules::load(&self.spec, self.pid_one.clone(), self.happened.clone());
             }
             Event::Failed { reason } => return Err(Error::Inside { reason }),
             Event::Forwarder => {

@@ -25,6 +25,9 @@ impl Node {
         if !self.forwarded {
             said.push("waiting for a connection through the forwarded ports, at most 10 s".to_owned());
         }
+        if !self.ruled {
+            said.push("waiting for nft to load the forwarder's rules, at most 10 s".to_owned());
+        }
         match (said.is_empty(), self.notifier.is_ready()) {
             (true, _) => "ready".to_owned(),
             (false, true) => format!("ready, but {}", said.join("; ")),

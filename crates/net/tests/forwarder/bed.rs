@@ -5,6 +5,7 @@
 //! ```
 //! Namespaces of client and host belong to threads of the test; node and inner half are processes (see `roles`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
@@ -265,6 +266,14 @@ impl Bed {
         inner.log.wait_for("limits");
         until("the capacity", || (self.acceptor.connections().limit > 0).then_some(()));
         inner
+    }
+
+    /// Makes these the open ports, on the host.
+    pub(crate) fn set_forwards(&self, wanted: &BTreeSet<Forward>) -> BTreeMap<Forward, u7s_net::Error> {
+        self.host.run(|| {
+            let _inside = self.runtime.enter();
+            self.acceptor.set_forwards(wanted)
+        })
     }
 
     pub(crate) fn attach(&self, channel: OwnedFd) {

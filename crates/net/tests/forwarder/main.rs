@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test program of its own")]
 
 mod bed;
+mod datagrams;
 mod limits;
 mod roles;
 mod slirp;
@@ -31,6 +32,13 @@ fn main() {
         ("an_inner_half_that_lost_its_host_half_ends_with_its_last_connection", limits::orphan),
         ("a_client_that_used_up_the_local_ports_is_still_served", limits::used_up_ports),
         ("a_taken_port_names_its_owner", limits::taken_port),
+        ("a_datagram_keeps_its_source_and_the_answer_comes_from_where_it_went", datagrams::source_outside),
+        ("datagrams_of_the_host_itself_are_told_apart", datagrams::source_host),
+        ("ports_for_datagrams_are_opened_and_closed_at_run_time", datagrams::opened_and_closed),
+        ("a_taken_port_for_datagrams_is_an_error_of_that_port_alone", datagrams::taken),
+        ("datagrams_survive_a_new_inner_half", datagrams::replaced),
+        ("vxlan_goes_out_by_the_port_that_it_comes_in_by", datagrams::peers),
+        ("datagrams_keep_their_order_and_this_is_their_speed", datagrams::order_and_speed),
         ("slirp4netns_carries_packets_and_can_be_killed_and_attached_again", slirp::attach_again),
         ("slirp4netns_ends_with_its_exit_descriptor", slirp::exit_descriptor),
     ];

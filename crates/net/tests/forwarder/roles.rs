@@ -1,8 +1,9 @@
 //! What this program is when it is started again by a test.
 
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
@@ -10,7 +11,7 @@ use u7s_net::forward::inner::{self, Settings};
 use u7s_net::forward::{
     Acceptor, DATAGRAM_MARK, DATAGRAM_TABLE, MARKS, STREAM_MARK, STREAM_TABLE, SYSCTLS, TUN, VXLAN, bind,
 };
-use u7s_plan::node::{Forward, Protocol};
+use u7s_plan::node::{Driver, Forward, Network, Protocol};
 use u7s_sys::{channel, netlink, tap};
 
 use crate::bed::{GATEWAY, NODE, OTHER_PORT};
@@ -47,6 +48,18 @@ fn node() {
     for (key, value) in SYSCTLS {
         std::fs::write(format!("/proc/sys/{key}"), value).unwrap();
     }
+    let network = Network {
+        driver: Driver::Slirp4netns,
+        node_ip: NODE,
+        mtu: 1500,
+        range: "10.41.0.0/24".parse().unwrap(),
+        gateway: GATEWAY,
+        dns: Ipv4Addr::new(10, 41, 0, 3),
+        service_cidr: None,
+        low_ports: Vec::new(),
+    };
+    let loaded = Command::new("nft").arg(u7s_plan::forwarding::rules(&network)).status().unwrap();
+    assert!(loaded.success(), "{loaded}");
     println!("node is ready");
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }

@@ -245,6 +245,13 @@ fn run_forwarder(channel: OwnedFd, settings: &Settings) -> i32 {
     let _ = nix::unistd::setsid();
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
     let _ = nix::sys::prctl::set_name(c"u7s-forwarder");
+    // It speaks with strangers: of all capabilities it keeps the one for foreign source addresses, and never gains another.
+    let confined =
+        u7s_sys::capability::keep_net_admin().is_ok() && nix::sys::prctl::set_no_new_privs().is_ok();
+    if !confined {
+        tracing::error!("port forwarder: its capabilities cannot be given up");
+        return 1;
+    }
     match u7s_net::forward::inner::run(channel, settings) {
         Ok(()) => 0,
         Err(error) => {

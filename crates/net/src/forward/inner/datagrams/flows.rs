@@ -155,8 +155,10 @@ mod tests {
         let clients = (0..3 * MOST).map(|n| flow(&format!("127.0.{}.{}:4000", n / 250, n % 250)));
         let mut last = None;
         for (index, flow) in clients.enumerate() {
-            let flow =
-                Flow { local: SocketAddrV4::new(*flow.local.ip(), u16::try_from(1 + index % 60_000).unwrap()), ..flow };
+            let flow = Flow {
+                local: SocketAddrV4::new(*flow.local.ip(), u16::try_from(1 + index % 60_000).unwrap()),
+                ..flow
+            };
             last = Some((flows.enter(flow, GATEWAY, now).unwrap(), flow));
         }
         assert!(flows.young.back.len() + flows.old.back.len() <= 2 * MOST);
