@@ -30,7 +30,11 @@ impl Cluster {
 
     /// On a node of this name, with the whole command line of kubeadm.
     pub(crate) fn named(lan: &Lan, name: &str, arguments: &[&str]) -> Result<Self, Box<dyn Error>> {
-        let bare = Bare::new(lan, name)?;
+        Self::on(Bare::new(lan, name)?, arguments)
+    }
+
+    /// On a node that is there.
+    pub(crate) fn on(bare: Bare, arguments: &[&str]) -> Result<Self, Box<dyn Error>> {
         let start = Instant::now();
         let (init, parts) = listen(kubeadm(&bare.node, arguments).spawn()?, start)?;
         let cluster = Self { bare, init, took: start.elapsed(), parts };

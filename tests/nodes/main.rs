@@ -3,8 +3,10 @@
 //! Tests run one after the other, in the order in which they are listed; those of one node share it, and the first
 //! that needs it brings it up, so that `--filter NAME` works for each of them.
 
+mod balance;
 mod cluster;
 mod faults;
+mod ha;
 mod init;
 mod join;
 mod machine;
@@ -43,6 +45,7 @@ fn main() {
         rootful::TESTS,
         join::TESTS,
         traffic::TESTS,
+        ha::TESTS,
     ];
     let trials = lists.into_iter().flatten().map(|(name, test)| {
         let world = Arc::clone(&world);

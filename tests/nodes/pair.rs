@@ -63,10 +63,11 @@ impl Pair {
 
 impl Joined {
     /// Joins by what A prints, with further flags.
-    pub(crate) fn new(a: &Cluster, bare: Bare, flags: &[&str]) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn new(a: &Cluster, bare: Bare, flags: &[String]) -> Result<Self, Box<dyn Error>> {
         let words = join_words(a)?;
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let began = Instant::now();
-        let (output, parts) = listen(join(&bare.node, &words, flags).spawn()?, began)?;
+        let (output, parts) = listen(join(&bare.node, &words, &flags).spawn()?, began)?;
         let joined = Self { bare, words, output, took: began.elapsed(), parts };
         if joined.output.ok() {
             return Ok(joined);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use u7s_harness::{Client, Invocation, Lan, Node, Output, Snapshot};
 
 use crate::cluster::Cluster;
+use crate::ha::Trio;
 use crate::pair::Pair;
 
 /// What a test gives.
@@ -27,6 +28,7 @@ pub(crate) struct World {
     bare: Mutex<Slot<Bare>>,
     cluster: Mutex<Slot<Cluster>>,
     pair: Mutex<Slot<Pair>>,
+    trio: Mutex<Slot<Trio>>,
 }
 
 /// Something that is made once; a failure to make it is told to every test that needs it.
@@ -96,6 +98,13 @@ impl World {
         hold(&self.pair, || Pair::new(&*self.lan()?))
     }
 
+    /// Three control planes; the machines of the tests before go.
+    pub(crate) fn trio(&self) -> Result<Held<'_, Trio>, Box<dyn Error>> {
+        self.retire();
+        *self.pair.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
+        hold(&self.trio, || Trio::new(&*self.lan()?))
+    }
+
     fn retire(&self) {
         *self.bare.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
@@ -106,6 +115,7 @@ impl Drop for World {
     fn drop(&mut self) {
         self.retire();
         *self.pair.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
+        *self.trio.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.lan.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
