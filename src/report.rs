@@ -88,9 +88,29 @@ fn complain(doing: &str, error: &Error) {
         }
         _ => {}
     }
-    for hint in hints(error) {
+    let joining = if doing == "join" && ended_inside(error) { JOINING } else { &[] };
+    for hint in joining.iter().copied().chain(hints(error)) {
         line(&format!("hint: {hint}"));
     }
+}
+
+/// What makes most joins fail, when kubeadm itself has said how.
+const JOINING: &[&str] = &[
+    "a token lives for 24 hours; a new one, on a control plane: kubeadm token create --print-join-command",
+    "the API server must answer from this host, in a few milliseconds: curl -k https://HOST:PORT/livez",
+    "the clocks of both hosts must agree: timedatectl",
+];
+
+/// A program that ran inside the namespaces failed.
+fn ended_inside(error: &Error) -> bool {
+    let mut cause = match error {
+        Error::Host(error) => error,
+        _ => return false,
+    };
+    while let u7s_host::Error::Step { source, .. } = cause {
+        cause = source;
+    }
+    matches!(cause, u7s_host::Error::Inside { .. })
 }
 
 /// The error and its causes, each said once.

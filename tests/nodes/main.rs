@@ -17,6 +17,7 @@ mod reset;
 mod resume;
 mod rootful;
 mod services;
+mod strangers;
 mod traffic;
 mod world;
 
@@ -45,6 +46,7 @@ fn main() {
         rootful::TESTS,
         join::TESTS,
         traffic::TESTS,
+        strangers::TESTS,
         ha::TESTS,
     ];
     let trials = lists.into_iter().flatten().map(|(name, test)| {

@@ -28,6 +28,7 @@ pub(crate) struct World {
     bare: Mutex<Slot<Bare>>,
     cluster: Mutex<Slot<Cluster>>,
     pair: Mutex<Slot<Pair>>,
+    stranger: Mutex<Slot<Bare>>,
     trio: Mutex<Slot<Trio>>,
 }
 
@@ -98,11 +99,21 @@ impl World {
         hold(&self.pair, || Pair::new(&*self.lan()?))
     }
 
+    /// A node beside the pair that is in no cluster.
+    pub(crate) fn stranger(&self) -> Result<Held<'_, Bare>, Box<dyn Error>> {
+        hold(&self.stranger, || Bare::new(&*self.lan()?, "x"))
+    }
+
     /// Three control planes; the machines of the tests before go.
     pub(crate) fn trio(&self) -> Result<Held<'_, Trio>, Box<dyn Error>> {
         self.retire();
-        *self.pair.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
+        self.part();
         hold(&self.trio, || Trio::new(&*self.lan()?))
+    }
+
+    fn part(&self) {
+        *self.stranger.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
+        *self.pair.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
     }
 
     fn retire(&self) {
@@ -114,7 +125,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.retire();
-        *self.pair.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
+        self.part();
         *self.trio.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.lan.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

@@ -86,7 +86,12 @@ fn cluster(config: &Config, request: &request::Reset, facts: &Facts) -> Vec<Step
         done_when: None,
         seconds,
     };
-    vec![Step::inside(run, "leaves the cluster, ends its pods")]
+    let mut steps = Vec::new();
+    if facts.cluster.manifests.iter().any(|name| name == "etcd.yaml") {
+        steps.push(Step::inside(Action::LeaveEtcd, "a dead member would count against the others' quorum"));
+    }
+    steps.push(Step::inside(run, "leaves the cluster, ends its pods"));
+    steps
 }
 
 fn is_force(flag: &str) -> bool {

@@ -242,6 +242,11 @@ pub enum Action {
         /// Deadline, seconds.
         seconds: u64,
     },
+    /// Takes this control plane's etcd member out of the cluster, if its Node object was deleted before: kubeadm finds its
+    /// configuration no more then, and would leave a dead member behind.
+    ///
+    /// Source: kubernetes 1.34.4, cmd/kubeadm/app/cmd/phases/reset/removeetcdmember.go.
+    LeaveEtcd,
     /// Marks a component as enabled or not with the supervisor.
     EnableComponent {
         /// Which.
@@ -420,6 +425,9 @@ impl fmt::Display for Action {
                     Some(text) => write!(out, " ({{config}}: {} bytes)", text.expose_secret().len()),
                     None => Ok(()),
                 }
+            }
+            Self::LeaveEtcd => {
+                write!(out, "leave the etcd cluster if the node was deleted from the API before")
             }
             Self::EnableComponent { component, enabled: true } => {
                 write!(out, "enable {}", component.as_str())

@@ -15,6 +15,7 @@ use crate::files::Rights;
 use crate::probe;
 use crate::undo::Undo;
 
+mod etcd;
 mod failpoint;
 mod host;
 mod images;
@@ -195,6 +196,7 @@ impl<'a> Applier<'a> {
                 }
                 ended
             }
+            Action::LeaveEtcd => self.leave_etcd(),
             Action::PublishKubeconfig { source, path, owner } => self.publish(realm, source, path, owner),
             Action::UnpublishKubeconfig { path, .. } => self.unpublish(realm, path),
             Action::RestoreHost => self.restore_host(),
