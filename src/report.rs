@@ -103,10 +103,8 @@ const JOINING: &[&str] = &[
 
 /// A program that ran inside the namespaces failed.
 fn ended_inside(error: &Error) -> bool {
-    let mut cause = match error {
-        Error::Host(error) => error,
-        _ => return false,
-    };
+    let Error::Host(error) = error else { return false };
+    let mut cause: &u7s_host::Error = error;
     while let u7s_host::Error::Step { source, .. } = cause {
         cause = source;
     }
