@@ -39,7 +39,7 @@ fn words(pair: &Pair) -> Result<Words, Box<dyn std::error::Error>> {
     let words = join_words(&pair.a)?;
     let after = |flag: &str| {
         let at = words.iter().position(|word| word == flag).map(|at| at + 1);
-        at.and_then(|at| words.get(at)).cloned().ok_or(format!("no {flag} in {words:?}"))
+        at.and_then(|at| words.get(at)).cloned().ok_or_else(|| format!("no {flag} in {words:?}"))
     };
     Ok(Words {
         endpoint: words.first().cloned().unwrap_or_default(),
