@@ -5,6 +5,7 @@
 
 mod balance;
 mod cluster;
+mod commands;
 mod faults;
 mod ha;
 mod init;
@@ -39,6 +40,7 @@ fn main() {
         init::TESTS,
         services::TESTS,
         posture::TESTS,
+        commands::TESTS,
         faults::TESTS,
         reset::TESTS,
         resume::TESTS,
