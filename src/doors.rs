@@ -5,6 +5,7 @@ pub mod kubeadm;
 pub mod systemctl;
 pub mod tool;
 
+mod arguments;
 mod init;
 mod machine;
 mod pass;

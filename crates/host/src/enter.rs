@@ -219,7 +219,7 @@ impl<'a> Entry<'a> {
     /// # Errors
     /// As [`Entry::file`], and `Child`: the user could not be given a copy.
     pub fn directory_argument(&mut self, index: usize, prefix: &str, path: &Path) -> Result<(), Error> {
-        let Some(copied) = files::copy(path, self.ids())? else { return Ok(()) };
+        let Some(copied) = files::copy(path, &[], self.ids())? else { return Ok(()) };
         let instead: OsString = [OsStr::new(prefix), copied.path.as_os_str()].into_iter().collect();
         let (path, instead) = (text(path.as_os_str())?, text(&instead)?);
         self.substitutes.push(Substitute {
@@ -231,6 +231,26 @@ impl<'a> Entry<'a> {
         });
         self.copies.push(copied);
         Ok(())
+    }
+
+    /// Copies the directory that `path` names here, and of `others` the files of ours, to where the program reads them.
+    ///
+    /// The copy goes with this value. `None`: `path` is no directory here.
+    ///
+    /// # Errors
+    /// As [`Entry::directory_argument`].
+    pub fn copied(&mut self, path: &Path, others: &Path) -> Result<Option<PathBuf>, Error> {
+        let copied = files::copy(path, &[others], self.ids())?;
+        let place = copied.as_ref().map(|copied| copied.path.clone());
+        self.copies.extend(copied);
+        Ok(place)
+    }
+
+    /// Puts another text in the place of `argv[index]`.
+    pub fn argument(&mut self, index: usize, text: impl Into<OsString>) {
+        if let Some(argument) = self.argv.get_mut(index) {
+            *argument = text.into();
+        }
     }
 
     /// Says that `argv[index]` is `prefix` and then the name of a file to write.

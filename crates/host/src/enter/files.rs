@@ -32,6 +32,9 @@ const MOST: usize = 100;
 /// The directory of the unit that is the same inside and outside.
 pub(crate) const SHARED: &str = "/run/u7s";
 
+/// What marks a patch of u7s by its name.
+const OURS: &str = "~u7s";
+
 /// How long a copy on a tmpfs may take.
 pub(crate) const LOCAL: Duration = Duration::from_secs(20);
 
@@ -80,16 +83,23 @@ pub(crate) struct Copied {
 
 /// Copies the directory that `path` names here below [`SHARED`], as the user; `None` if it is no directory here.
 ///
+/// Of `others`, files whose names mark them as u7s' own come along.
+///
 /// # Errors
 /// As [`carry`] for every file; `File` for [`MOST`] or more of them; `Child`: the copy could not be made.
-pub(crate) fn copy(path: &Path, reader: Ids) -> Result<Option<Copied>, Error> {
+pub(crate) fn copy(path: &Path, others: &[&Path], reader: Ids) -> Result<Option<Copied>, Error> {
     let failed = |source| Error::File { path: path.to_owned(), source };
     let Some(directory) = open(path)? else { return Ok(None) };
     let seen = directory.metadata().map_err(failed)?;
     if !seen.is_dir() {
         return Ok(None);
     }
-    let files = contents(path, &directory)?;
+    let mut files = contents(path, &directory)?;
+    for others in others {
+        let Some(directory) = open(others)? else { continue };
+        let ours = |(name, _): &(OsString, Vec<u8>)| name.to_string_lossy().contains(OURS);
+        files.extend(contents(others, &directory)?.into_iter().filter(ours));
+    }
     let user = UserFact { uid: reader.uid, gid: reader.gid, ..UserFact::default() };
     let target = Path::new(SHARED).join(format!("arguments-{}-{}", std::process::id(), seen.ino()));
     let copied = Copied { path: target.clone(), identity: (seen.dev(), seen.ino()), user };

@@ -138,6 +138,18 @@ fn only(args: &[&OsStr], subcommands: &[&[u8]]) -> Call {
     }
 }
 
+/// The words of a command line that are neither flags nor their values: `upgrade`, `apply`, `v1.34.4`.
+#[must_use]
+pub fn words(argv: &[OsString]) -> Vec<&OsStr> {
+    let mut rest: Vec<&OsStr> = argv.iter().map(OsString::as_os_str).collect();
+    let mut words = Vec::new();
+    while let Some((word, others)) = subcommand(&rest, flags::BOOLEANS) {
+        words.push(word);
+        rest = others;
+    }
+    words
+}
+
 /// Whether the next subcommand is `name` and has a subcommand itself.
 fn nested(args: &[&OsStr], name: &[u8]) -> bool {
     subcommand(args, flags::BOOLEANS)
