@@ -200,6 +200,11 @@ fn host_hints(error: &u7s_host::Error) -> Vec<&'static str> {
             hints
         }
         Host::Inside { .. } => vec!["journalctl -t kubelet -t crio -n 100"],
+        Host::Firewall { .. } => vec![
+            "nft list ruleset    (works?); modprobe nf_tables nft_ct nft_reject_inet",
+            "without bounds for pods: in /etc/u7s/config.toml, section [firewall]: enabled = false",
+        ],
+        Host::Node { .. } => vec!["kubeadm init    (again: it writes the file anew)"],
         Host::Busy { .. } => vec!["wait until it ends; its pid is in /run/lock/u7s.lock"],
         Host::UnitFailed { .. } | Host::Control(_) | Host::Enter(_) => {
             vec!["journalctl -u u7s.service -n 50"]

@@ -322,7 +322,7 @@ fn host_apply() -> Result<End, Error> {
     if machine::effective_uid() != 0 {
         return Err(machine::not_privileged("u7s host-apply"));
     }
-    let plan = u7s_plan::init::volatile(&probe::machine());
+    let plan = u7s_plan::init::volatile(&machine::config()?, &probe::machine(), probe::node()?.as_ref());
     let mut progress = Progress::default();
     let mut tell = |event: u7s_host::apply::Event<'_>| progress.hear(&event);
     Applier::new(host::USER, &mut tell)?.run(&plan.phases)?;

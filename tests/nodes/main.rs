@@ -7,6 +7,7 @@ mod balance;
 mod cluster;
 mod commands;
 mod faults;
+mod firewall;
 mod ha;
 mod init;
 mod join;
@@ -45,6 +46,7 @@ fn main() {
         reset::TESTS,
         resume::TESTS,
         machine::TESTS,
+        firewall::TESTS,
         rootful::TESTS,
         join::TESTS,
         traffic::TESTS,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use u7s_harness::{Client, Invocation, Lan, Node, Output, Snapshot};
 
 use crate::cluster::Cluster;
+use crate::firewall::Walled;
 use crate::ha::Trio;
 use crate::pair::Pair;
 
@@ -30,6 +31,7 @@ pub(crate) struct World {
     pair: Mutex<Slot<Pair>>,
     stranger: Mutex<Slot<Bare>>,
     trio: Mutex<Slot<Trio>>,
+    walled: Mutex<Slot<Walled>>,
 }
 
 /// Something that is made once; a failure to make it is told to every test that needs it.
@@ -93,6 +95,11 @@ impl World {
         hold(&self.cluster, || Cluster::new(&*self.lan()?))
     }
 
+    /// The node on a host with packet filter rules of its own.
+    pub(crate) fn walled(&self) -> Result<Held<'_, Walled>, Box<dyn Error>> {
+        hold(&self.walled, || Walled::new(&*self.lan()?))
+    }
+
     /// Two nodes of one cluster; the machines of the tests before go, for they would only take time from these.
     pub(crate) fn pair(&self) -> Result<Held<'_, Pair>, Box<dyn Error>> {
         self.retire();
@@ -119,6 +126,7 @@ impl World {
     fn retire(&self) {
         *self.bare.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
+        *self.walled.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
     }
 }
 

@@ -12,11 +12,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use u7s_sys::memfd;
 
 use crate::error::Error;
 use crate::programs::SEARCHED;
 
-/// What is kept of each output stream, bytes; the rest is read and thrown away.
+/// What is kept of each output stream by default, bytes; the rest is read and thrown away.
 const KEPT: usize = 1 << 20;
 
 /// A child to run.
@@ -30,6 +31,10 @@ pub(crate) struct Job {
     pub(crate) user: Option<(u32, u32)>,
     /// After this it is killed with its whole group.
     pub(crate) deadline: Duration,
+    /// What it reads on standard input; none is /dev/null.
+    pub(crate) input: Option<Vec<u8>>,
+    /// What is kept of each output stream, bytes.
+    pub(crate) kept: usize,
 }
 
 /// How it ended and what it said.
@@ -48,6 +53,8 @@ impl Job {
             args: args.into_iter().map(Into::into).collect(),
             user: None,
             deadline: Duration::from_secs(30),
+            input: None,
+            kept: KEPT,
         }
     }
 
@@ -59,14 +66,14 @@ impl Job {
         let mut command = Command::new(&self.program);
         command.args(&self.args).current_dir("/").env_clear();
         command.env("PATH", SEARCHED).env("LC_ALL", "C").env("HOME", "/");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.stdin(self.stdin()?).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         if let Some((uid, gid)) = self.user {
             // std clears the supplementary groups when root sets a uid, and sets the gid first.
             command.gid(gid).uid(uid);
         }
         let started = |source| Error::Start { program: self.program.clone(), source };
         let child = command.spawn().map_err(started)?;
-        let mut watched = Watched { child, stdout: Vec::new(), stderr: Vec::new() };
+        let mut watched = Watched { child, kept: self.kept, stdout: Vec::new(), stderr: Vec::new() };
         match watched.wait(Instant::now() + self.deadline).map_err(started)? {
             Some(status) => Ok(Output {
                 status,
@@ -78,6 +85,18 @@ impl Job {
                 seconds: self.deadline.as_secs(),
             }),
         }
+    }
+
+    /// A memory file: no writer has to wait for a child that does not read.
+    fn stdin(&self) -> Result<Stdio, Error> {
+        let Some(input) = &self.input else { return Ok(Stdio::null()) };
+        let own = || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let (uid, gid) = self.user.unwrap_or_else(own);
+        let file = memfd::sealed("u7s-input", input, memfd::Reader { uid, gid });
+        file.map(Stdio::from).map_err(|error| Error::Start {
+            program: self.program.clone(),
+            source: std::io::Error::other(error),
+        })
     }
 
     /// As [`Job::run`]; a failure of the program is an error that carries the end of what it said.
@@ -117,6 +136,7 @@ pub(crate) fn printable(text: &str) -> String {
 /// A running child; killed with its group when dropped unreaped.
 struct Watched {
     child: Child,
+    kept: usize,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
@@ -133,8 +153,8 @@ impl Watched {
             // Asked before the last read, so that nothing written before the end is missed. A grandchild may hold the
             // pipes for longer: it is not waited for.
             let ended = self.child.try_wait()?;
-            drain(&mut out, &mut self.stdout)?;
-            drain(&mut err, &mut self.stderr)?;
+            drain(&mut out, &mut self.stdout, self.kept)?;
+            drain(&mut err, &mut self.stderr, self.kept)?;
             if ended.is_some() {
                 return Ok(ended);
             }
@@ -165,7 +185,7 @@ impl Drop for Watched {
 }
 
 /// Reads what is there; closes the stream at its end.
-fn drain<R: Read>(stream: &mut Option<R>, kept: &mut Vec<u8>) -> std::io::Result<()> {
+fn drain<R: Read>(stream: &mut Option<R>, kept: &mut Vec<u8>, most: usize) -> std::io::Result<()> {
     let Some(open) = stream else { return Ok(()) };
     let mut buffer = [0; 8192];
     // Bounded, so that a child that writes without end does not keep us from looking at the clock.
@@ -175,7 +195,7 @@ fn drain<R: Read>(stream: &mut Option<R>, kept: &mut Vec<u8>) -> std::io::Result
                 *stream = None;
                 return Ok(());
             }
-            Ok(count) => kept.extend(buffer.iter().take(count.min(KEPT.saturating_sub(kept.len())))),
+            Ok(count) => kept.extend(buffer.iter().take(count.min(most.saturating_sub(kept.len())))),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -223,6 +243,15 @@ mod tests {
         let output = job("/bin/sh", &["-c", "head -c 5000000 /dev/zero"]).run().unwrap();
         assert_eq!(output.stdout.len(), KEPT);
         assert!(output.status.success());
+    }
+
+    #[test]
+    fn a_child_reads_what_it_is_given() {
+        let text = vec![b'x'; 300_000];
+        let job = Job { input: Some(text.clone()), ..job("/bin/cat", &[]) };
+        assert_eq!(job.check().unwrap(), text);
+        let short = Job { kept: 10, ..job };
+        assert_eq!(short.check().unwrap().len(), 10);
     }
 
     #[test]

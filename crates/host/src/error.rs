@@ -192,6 +192,22 @@ pub enum Error {
         /// Empty, or the last text that the unit gave as its status.
         status: String,
     },
+    /// The node's specification is not what this program writes.
+    #[error("{path} is not the specification of a node")]
+    Node {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: Box<serde_json::Error>,
+    },
+    /// The host's nft table of the node was not loaded, or not removed.
+    #[error("nft cannot {operation} the table inet u7s: {reason}")]
+    Firewall {
+        /// `load`, `remove`.
+        operation: &'static str,
+        /// nft's own words, or what is missing in the table.
+        reason: String,
+    },
     /// The state kept for reset is not what this program writes.
     #[error("{path} does not hold the former values that reset needs")]
     Undo {

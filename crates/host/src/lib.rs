@@ -16,6 +16,7 @@ pub mod undo;
 
 mod child;
 mod files;
+mod nft;
 mod programs;
 mod systemd;
 

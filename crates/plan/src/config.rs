@@ -1,8 +1,9 @@
 //! The administrator's configuration, `/etc/u7s/config.toml`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -27,6 +28,8 @@ pub struct Config {
     pub cni: Cni,
     /// Network of the namespace.
     pub network: Network,
+    /// What the node may reach.
+    pub firewall: Firewall,
     /// Images on disk.
     pub images: Images,
     /// Services from outside.
@@ -55,6 +58,18 @@ pub struct Network {
     pub mtu: Option<u32>,
     /// Ports below the host's `ip_unprivileged_port_start` that may be opened: `["80/tcp", "53/udp"]`.
     pub low_ports: Vec<HostPort>,
+}
+
+/// What the node may reach: the host's nft table `inet u7s` ([`crate::firewall`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Firewall {
+    /// There is such a table.
+    pub enabled: bool,
+    /// Networks outside of this host that the node may reach; unset: all. Never metadata services or the host itself.
+    pub egress: Option<Vec<IpNet>>,
+    /// Exceptions, address and port: services of the host itself, a metadata service, others outside of `egress`.
+    pub allow: Vec<SocketAddr>,
 }
 
 /// Images on disk.
@@ -158,6 +173,9 @@ fn check(config: &Config, origin: &str) -> Result<(), Error> {
     if let Some(mtu) = network.mtu.filter(|mtu| !(1280..=65_520).contains(mtu)) {
         return refuse("network.mtu", mtu.to_string(), "1280 to 65520 is possible");
     }
+    if let Some((key, value, need)) = bad_firewall(&config.firewall) {
+        return refuse(key, value, need);
+    }
     if !config.images.preload.is_absolute() {
         return refuse(
             "images.preload",
@@ -174,6 +192,25 @@ fn check(config: &Config, origin: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// The most entries of a list of the firewall: nft takes more, nobody reads them.
+const MOST_ENTRIES: usize = 1000;
+
+/// Key, value and need of what cannot become a rule.
+fn bad_firewall(firewall: &Firewall) -> Option<(&'static str, String, &'static str)> {
+    let egress = firewall.egress.as_deref().unwrap_or_default();
+    for (key, count) in [("firewall.egress", egress.len()), ("firewall.allow", firewall.allow.len())] {
+        if count > MOST_ENTRIES {
+            return Some((key, format!("a list of {count}"), "at most 1000 entries are possible"));
+        }
+    }
+    if let Some(network) = egress.iter().find(|network| **network != network.trunc()) {
+        return Some(("firewall.egress", network.to_string(), "networks without host bits are needed"));
+    }
+    let vague = |address: &&SocketAddr| address.port() == 0 || address.ip().is_unspecified();
+    let address = firewall.allow.iter().find(vague)?;
+    Some(("firewall.allow", address.to_string(), "one address and one port are needed"))
+}
+
 /// Roughly `registry/name:tag`; CRI-O parses it finely.
 fn is_image(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/:@".contains(&byte);
@@ -187,6 +224,7 @@ impl Default for Config {
             user: "u7s-admin".into(),
             cni: Cni::Bridge,
             network: Network::default(),
+            firewall: Firewall::default(),
             images: Images::default(),
             services: Services::default(),
             timeout_factor: 1,
@@ -207,6 +245,12 @@ impl Default for Network {
 impl Default for Services {
     fn default() -> Self {
         Self { follow: true, load_balancer: true }
+    }
+}
+
+impl Default for Firewall {
+    fn default() -> Self {
+        Self { enabled: true, egress: None, allow: Vec::new() }
     }
 }
 
@@ -259,6 +303,18 @@ mod tests {
                 "f: network.range is 10.41.0.0/30, but a network of /8 to /29 without host bits is needed",
             ),
             ("[network]\nmtu = 100", "f: network.mtu is 100, but 1280 to 65520 is possible"),
+            (
+                "[firewall]\negress = [\"10.0.0.1/8\"]",
+                "f: firewall.egress is 10.0.0.1/8, but networks without host bits are needed",
+            ),
+            (
+                "[firewall]\nallow = [\"10.0.0.1:0\"]",
+                "f: firewall.allow is 10.0.0.1:0, but one address and one port are needed",
+            ),
+            (
+                "[firewall]\nallow = [\"[::]:80\"]",
+                "f: firewall.allow is [::]:80, but one address and one port are needed",
+            ),
             ("[images]\npreload = \"x\"", "f: images.preload is \"x\", but an absolute path is needed"),
             (
                 "[images]\npause = \"a\\nb\"",

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
+use serde_json::Value;
 
 /// Everything that a plan is made from, beside configuration and request.
 ///
@@ -54,6 +55,8 @@ pub struct Facts {
     pub addresses: Vec<Route>,
     /// Listening TCP sockets of the host.
     pub listeners: Vec<Listener>,
+    /// The host's own packet filter.
+    pub firewall: FirewallFact,
     /// Our unit.
     pub unit: UnitFact,
     /// Rootful `kubelet` and `crio` units that are active.
@@ -137,6 +140,16 @@ pub struct Listener {
     pub owner: Option<(i32, String)>,
     /// It belongs to u7s.service itself.
     pub ours: bool,
+}
+
+/// The host's packet filter as nft(8) shows it: its own rules, those of iptables-nft and of firewalld.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct FirewallFact {
+    /// Chains, rules, sets and maps, as `nft -j list ruleset` lists them; `None` if that is not known: nft is missing, was not
+    /// asked since the caller is not root, took too long, or said more than 8 MiB.
+    pub rules: Option<Vec<Value>>,
+    /// Why nft does not work here: the kernel has no nf_tables, or this root may not use it.
+    pub broken: Option<String>,
 }
 
 /// State of u7s.service as systemd tells it.

@@ -102,6 +102,9 @@ fn outcome(config: &Config, facts: &Facts, merged: &Output, discovery: Option<Se
         .map(str::to_owned)
         .collect();
     let node = spec::node(config, facts, merged, degraded.clone());
+    let mut unmet = unmet;
+    let endpoint = merged.control_plane_endpoint.as_deref();
+    unmet.extend(judge(preflight::firewall_needs(config, facts, &node, endpoint), merged));
     let summary = Summary {
         node_name: merged.node_name.clone(),
         node_ip: merged.api_address,

@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod crio;
 pub mod facts;
+pub mod firewall;
 pub mod forwarding;
 pub mod host;
 pub mod init;

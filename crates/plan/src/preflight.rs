@@ -12,8 +12,11 @@ use crate::host;
 use crate::kubeadm::Output;
 use crate::need::{Level, Unmet};
 
+mod firewall;
 mod ids;
 mod network;
+
+pub use firewall::needs as firewall_needs;
 
 /// cgroup controllers that `Delegate=` of u7s.service names.
 pub const DELEGATED: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
@@ -25,7 +28,7 @@ const NEEDED_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 pub const DEGRADING: [&str; 2] = ["CgroupControllers", "OomScore"];
 
 /// Needs without which there is no node: `--ignore-preflight-errors` does not help.
-pub const NEVER_IGNORED: [&str; 16] = [
+pub const NEVER_IGNORED: [&str; 18] = [
     "IsPrivilegedUser",
     "Unit",
     "CgroupVersion",
@@ -42,6 +45,8 @@ pub const NEVER_IGNORED: [&str; 16] = [
     "FileExisting-conmon",
     "FileExisting-crun",
     "FileExisting-slirp4netns",
+    "FileExisting-nft",
+    "Firewall",
 ];
 
 /// The oldest kernel that is supported: overlay in user namespaces (5.11), then the long-term one.
@@ -252,20 +257,7 @@ const PACKAGES: [(&str, &str); 6] = [
 
 fn programs(config: &Config, facts: &Facts) -> Vec<Unmet> {
     let missing = |name: &str| !facts.programs.get(name).is_some_and(Option::is_some);
-    let need = |name: &str, package: &str| {
-        let id = format!("FileExisting-{name}");
-        match facts.refused.get(name) {
-            Some(reason) => error(
-                &id,
-                format!("{name} is not used: {}", reason.escape_debug()),
-                format!(
-                    "chown root: and chmod go-w what is named; or, as packaged: {}",
-                    install(facts, package)
-                ),
-            ),
-            None => error(&id, format!("{name} is not installed"), install(facts, package)),
-        }
-    };
+    let need = |name: &str, package: &str| missing_program(facts, name, package);
     let mut unmet: Vec<Unmet> = PACKAGES
         .into_iter()
         .filter(|(name, _)| missing(name))
@@ -281,6 +273,19 @@ fn programs(config: &Config, facts: &Facts) -> Vec<Unmet> {
     }
     unmet.extend(plugins(config, facts));
     unmet
+}
+
+/// Not installed, or not to be started by root.
+fn missing_program(facts: &Facts, name: &str, package: &str) -> Unmet {
+    let id = format!("FileExisting-{name}");
+    match facts.refused.get(name) {
+        Some(reason) => error(
+            &id,
+            format!("{name} is not used: {}", reason.escape_debug()),
+            format!("chown root: and chmod go-w what is named; or, as packaged: {}", install(facts, package)),
+        ),
+        None => error(&id, format!("{name} is not installed"), install(facts, package)),
+    }
 }
 
 /// ALT's packages of Kubernetes carry its minor version in their names.

@@ -47,8 +47,15 @@ pub fn reset(config: &Config, request: &request::Reset, facts: &Facts) -> Plan {
     plan.push(Phase::Cluster, cluster(config, request, facts));
     plan.push(Phase::Namespace, vec![stop(config)]);
     plan.push(Phase::Configure, configure(facts, &home));
-    plan.push(Phase::Host, vec![Step::root(Action::RestoreHost, "the host is as it was before init")]);
+    plan.push(Phase::Host, host_steps());
     plan
+}
+
+fn host_steps() -> Vec<Step> {
+    vec![
+        Step::root(Action::RemoveFirewall, "nothing is left whose traffic it bounds"),
+        Step::root(Action::RestoreHost, "the host is as it was before init"),
+    ]
 }
 
 fn disable() -> Step {

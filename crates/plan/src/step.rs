@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::firewall;
 use crate::host;
 use crate::node::ComponentName;
 
@@ -142,6 +143,13 @@ pub enum Action {
         /// Permission bits.
         mode: u32,
     },
+    /// Loads the host's nft table of the node in one transaction, in place of a former one.
+    LoadFirewall {
+        /// The whole table.
+        table: firewall::Table,
+    },
+    /// Removes it; where it is not there, or no nft(8), there is nothing to do.
+    RemoveFirewall,
     /// Makes a directory and its missing parents (0755, owner of the realm); what was not there before is kept for reset.
     ///
     /// No part of the path may be a symbolic link that the node's user could have made.
@@ -399,6 +407,10 @@ impl fmt::Display for Action {
             Self::SetDeviceMode { path, mode } => {
                 write!(out, "set the mode of {} to {mode:04o}", shown(path))
             }
+            Self::LoadFirewall { table } => {
+                write!(out, "load the nft table {} ({} rules)", firewall::TABLE.join(" "), table.len())
+            }
+            Self::RemoveFirewall => write!(out, "remove the nft table {}", firewall::TABLE.join(" ")),
             Self::MakeDir { path, mode, owner, fit } => {
                 let verb = if *fit { "make or fit" } else { "make" };
                 write!(out, "{verb} {} ({mode:04o} {owner})", shown(path))

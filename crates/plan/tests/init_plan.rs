@@ -270,9 +270,14 @@ fn planning_twice_gives_the_same_plan() {
 #[test]
 fn what_a_reboot_loses_is_part_of_the_plan() {
     let facts = machine();
-    let whole = planned(&facts, &Init::default()).plan.to_string();
-    let volatile = init::volatile(&facts).to_string();
-    assert_eq!(volatile.lines().count(), 11);
+    let outcome = planned(&facts, &Init::default());
+    let whole = outcome.plan.to_string();
+    let config = Config::default();
+    let volatile = init::volatile(&config, &facts, Some(&outcome.node)).to_string();
+    assert_eq!(volatile.lines().count(), 12);
+    assert!(volatile.contains("load the nft table inet u7s"));
+    // Before init there is no node whose traffic could be bounded.
+    assert_eq!(init::volatile(&config, &facts, None).to_string().lines().count(), 11);
     assert!(volatile.lines().all(|line| whole.contains(line)), "{volatile}");
 }
 

@@ -459,7 +459,8 @@ fn all_unmet_needs_come_at_once_and_some_cannot_be_ignored() {
             "FileExisting-conmon",
             "FileExisting-crun",
             "FileExisting-slirp4netns",
-            "DefaultRoute"
+            "DefaultRoute",
+            "FileExisting-nft"
         ]
     );
     assert!(outcome.unmet.len() > left.len());

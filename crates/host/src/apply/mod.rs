@@ -17,6 +17,7 @@ use crate::undo::Undo;
 
 mod etcd;
 mod failpoint;
+mod firewall;
 mod host;
 mod images;
 mod inside;
@@ -167,6 +168,8 @@ impl<'a> Applier<'a> {
             Action::LoadModule { name } => host::load_module(name),
             Action::SetSysctl { key, value } => self.set_sysctl(key, value),
             Action::SetDeviceMode { path, mode } => self.set_device_mode(path, *mode),
+            Action::LoadFirewall { table } => firewall::load(table),
+            Action::RemoveFirewall => firewall::remove(),
             Action::MakeDir { path, mode, owner, fit } => {
                 let rights = self.rights(owner, *mode)?;
                 self.make_dir(realm, path, rights, *fit)

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use u7s_plan::node::{self, NodeSpec};
+
 use crate::error::Error;
 use crate::files;
 
@@ -20,6 +22,19 @@ pub type Patch = (String, String);
 pub fn document(path: &Path) -> Result<String, Error> {
     let bytes = files::read_named(path, files::LIMIT)?;
     String::from_utf8(bytes).map_err(|_| Error::NotText { path: path.to_owned() })
+}
+
+/// The node's specification as init wrote it; `None` before init and after reset.
+///
+/// # Errors
+/// `Node` if another version or somebody else wrote it, and those of [`document`].
+pub fn node() -> Result<Option<NodeSpec>, Error> {
+    let path = Path::new(node::PATH);
+    if files::stat(path)?.is_none() {
+        return Ok(None);
+    }
+    let read = serde_json::from_str(&document(path)?);
+    read.map(Some).map_err(|source| Error::Node { path: path.to_owned(), source: source.into() })
 }
 
 /// All regular files of the directory that `--patches` names, in the order of their names.

@@ -16,6 +16,7 @@ use crate::systemd::Systemd;
 
 mod cluster;
 mod documents;
+mod firewall;
 mod listeners;
 mod machine;
 mod network;
@@ -23,7 +24,7 @@ mod tools;
 mod users;
 
 pub(crate) use cluster::{api_has, api_ready, kubelet, node_known};
-pub use documents::{Patch, document, patches};
+pub use documents::{Patch, document, node, patches};
 pub(crate) use machine::{Modules, sysctl};
 pub use users::find as user;
 pub(crate) use users::users;
@@ -53,6 +54,7 @@ pub fn facts(config: &Config) -> Result<Facts, Error> {
         pause_image: tools.pause_image,
         cni_plugins: tools.cni_plugins,
         systemd: systemd.version,
+        firewall: firewall::firewall(deadline),
         unit: systemd.unit,
         rootful: systemd.rootful,
         preload: preload(&config.images.preload),

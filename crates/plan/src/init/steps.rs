@@ -9,6 +9,7 @@ use crate::cni;
 use crate::config::{Cni, Config};
 use crate::crio;
 use crate::facts::Facts;
+use crate::firewall;
 use crate::host;
 use crate::kubeadm::{self, Output, Role};
 use crate::node::{self, ComponentName, NodeSpec};
@@ -30,7 +31,7 @@ pub(super) fn plan(
 ) -> Plan {
     let (node, discovery) = with;
     let mut plan = Plan::default();
-    plan.push(Phase::Host, host_steps(facts, merged, node));
+    plan.push(Phase::Host, host_steps(config, facts, merged, node));
     let mut files = configure(config, facts, merged, node);
     let stays = facts.unit.active == "active" && facts.cluster.finished;
     if stays {
@@ -58,20 +59,33 @@ fn keep(step: &mut Step) {
 
 /// What a reboot loses on the host: `u7s host-apply` applies it before every start of the unit.
 ///
-/// Made from root's own data and facts only.
+/// Made from root's own data and facts only. `node` is what init wrote to [`crate::node::PATH`]; without it there is no node whose
+/// traffic could be bounded.
 #[must_use]
-pub fn volatile(facts: &Facts) -> Plan {
+pub fn volatile(config: &Config, facts: &Facts, node: Option<&NodeSpec>) -> Plan {
+    let mut steps = volatile_steps(facts);
+    steps.extend(node.map(|node| firewall_step(config, facts, node, true)));
     let mut plan = Plan::default();
-    plan.push(Phase::Host, volatile_steps(facts));
+    plan.push(Phase::Host, steps);
     plan
 }
 
-fn host_steps(facts: &Facts, merged: &Output, node: &NodeSpec) -> Vec<Step> {
+/// Before anything of the node runs: no packet of it leaves unjudged.
+fn firewall_step(config: &Config, facts: &Facts, node: &NodeSpec, known: bool) -> Step {
+    if !config.firewall.enabled {
+        return Step::root(Action::RemoveFirewall, "switched off in the configuration");
+    }
+    let table = firewall::table(&config.firewall, node, &facts.resolv_conf, known);
+    Step::root(Action::LoadFirewall { table }, "keeps pods from metadata services and from the host itself")
+}
+
+fn host_steps(config: &Config, facts: &Facts, merged: &Output, node: &NodeSpec) -> Vec<Step> {
     let mut steps = Vec::new();
     if facts.user.is_none() {
         steps.extend(user_steps(node));
     }
     steps.extend(volatile_steps(facts));
+    steps.push(firewall_step(config, facts, node, facts.user.is_some()));
     steps.extend(target_steps(merged));
     steps.push(Step::root(
         Action::MakeDir { path: node.user.home.clone(), mode: 0o700, owner: Owner::Node, fit: false },

@@ -1,0 +1,48 @@
+//! The host's nft table of the node.
+
+use std::time::Duration;
+
+use u7s_plan::firewall::{LIST, REMOVAL, TABLE, Table};
+
+use super::Ended;
+use crate::error::Error;
+use crate::nft::{Listing, Nft};
+use crate::programs::{self, Found};
+
+/// How long listing one small table may take.
+const LISTING: Duration = Duration::from_secs(10);
+
+/// Loads the table unless this very one is in force, and looks whether it is then.
+pub(super) fn load(table: &Table) -> Result<Ended, Error> {
+    let nft = Nft::find()?;
+    if matches!(nft.list(&LIST, LISTING)?, Listing::Read(listing) if table.holds_in(&listing)) {
+        return Ok(Ended::Held);
+    }
+    nft.load(&table.text, "load")?;
+    let reason = match nft.list(&LIST, LISTING)? {
+        Listing::Read(listing) if !table.holds_in(&listing) => "it was loaded and is another one now".into(),
+        Listing::Failed(reason) => reason,
+        Listing::Read(_) | Listing::Unknown => return Ok(Ended::Done),
+    };
+    Err(Error::Firewall { operation: "load", reason })
+}
+
+/// Without nft nobody has loaded a table.
+pub(super) fn remove() -> Result<Ended, Error> {
+    if programs::find("nft") == Found::Missing {
+        return Ok(Ended::Held);
+    }
+    let nft = Nft::find()?;
+    // A kernel without nf_tables has no table either.
+    let Listing::Read(tables) = nft.list(&["-j", "list", "tables"], LISTING)? else {
+        return Ok(Ended::Held);
+    };
+    let [family, name] = TABLE;
+    let ours =
+        |object: &serde_json::Value| object["table"]["family"] == family && object["table"]["name"] == name;
+    if !tables["nftables"].as_array().is_some_and(|objects| objects.iter().any(ours)) {
+        return Ok(Ended::Held);
+    }
+    nft.load(REMOVAL, "remove")?;
+    Ok(Ended::Done)
+}
