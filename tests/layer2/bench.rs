@@ -353,7 +353,9 @@ fn specification(root: &Path, uid: u32) -> NodeSpec {
             mode: 0o700,
             shared: true,
         }],
-        sysctls: vec![("net/ipv4/ip_forward".into(), "1".into())],
+        sysctls: [("net/ipv4/ip_forward", "1"), ("net/ipv4/conf/all/rp_filter", "2")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
         resolv_conf: "nameserver 10.41.0.3\n".into(),
         hosts: "127.0.0.1 localhost\n192.0.2.10 n1\n".into(),
         programs: Programs {

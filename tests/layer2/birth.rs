@@ -33,6 +33,22 @@ fn supervisor_and_driver_hold_nothing_and_the_node_holds_everything_of_its_own()
 }
 
 #[test]
+fn the_forwarder_keeps_one_capability_and_gains_none() {
+    let node = Bench::new().start();
+    let said = node.inside(
+        "for p in /proc/[0-9]*; do grep -qs u7s-forwarder $p/comm && grep -hE '^(Cap|NoNew)' $p/task/*/status; done; true",
+    );
+    let net_admin = format!("{:016x}", 1 << 12);
+    let none = format!("{:016x}", 0);
+    let expected = [("CapInh", &none), ("CapPrm", &net_admin), ("CapEff", &net_admin), ("CapBnd", &none)];
+    let mut lines: Vec<String> = expected.map(|(set, bits)| format!("{set}:\t{bits}")).into();
+    lines.extend([format!("CapAmb:\t{none}"), "NoNewPrivs:\t1".to_owned()]);
+    let threads: Vec<&str> = said.lines().collect();
+    // One for connections, one for datagrams.
+    assert_eq!(threads, [lines.clone(), lines].concat());
+}
+
+#[test]
 fn every_namespace_is_the_nodes_own_and_the_maps_are_those_of_the_specification() {
     let node = Bench::new().start();
     for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"] {
@@ -67,7 +83,7 @@ fn the_node_has_a_cgroup_of_its_own_beside_the_supervisors() {
 fn the_link_is_tap0_with_the_nodes_address_alone() {
     let node = Bench::new().start();
     let addresses = node.inside("ip -4 -o addr show | tr -s ' ' | cut -d' ' -f2,4");
-    assert_eq!(addresses, format!("lo 127.0.0.1/8\ntap0 {NODE_IP}/32\n"));
+    assert_eq!(addresses, format!("lo 127.0.0.1/8\ntap0 {NODE_IP}/32\nu7s0 10.41.0.1/32\n"));
     let routes = node.inside("ip -4 route show | sed 's/ *$//'");
     let expected = "default via 10.41.0.2 dev tap0 proto static\n\
                     10.41.0.2 dev tap0 proto static scope link\n\

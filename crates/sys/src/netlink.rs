@@ -44,10 +44,19 @@ impl Batch {
 
     /// Gives a link an address as a network of its own (/32).
     pub fn address(&mut self, index: u32, address: Ipv4Addr) {
+        self.scoped_address(index, address, AddressScope::Universe);
+    }
+
+    /// The same, for an address that no packet to elsewhere is ever given as its source.
+    pub fn link_address(&mut self, index: u32, address: Ipv4Addr) {
+        self.scoped_address(index, address, AddressScope::Link);
+    }
+
+    fn scoped_address(&mut self, index: u32, address: Ipv4Addr, scope: AddressScope) {
         let mut message = AddressMessage::default();
         message.header.family = AddressFamily::Inet;
         message.header.prefix_len = 32;
-        message.header.scope = AddressScope::Universe;
+        message.header.scope = scope;
         message.header.index = index;
         message.attributes.push(AddressAttribute::Local(IpAddr::V4(address)));
         message.attributes.push(AddressAttribute::Address(IpAddr::V4(address)));

@@ -213,7 +213,11 @@ pub(crate) fn order_and_speed() {
     from_there.connect((NODE, VXLAN)).unwrap();
     let from_here = socket(&bed.node, NODE, 0);
     from_here.connect((CLIENT, VXLAN)).unwrap();
+    // What the machine can do at this moment, without a forwarder.
+    let plain = socket(&bed.host, NODE, PORT);
+    let to_plain = client(&bed.client, NODE, PORT);
     for bytes in [100, 1450] {
+        flood("client to host", &to_plain, &plain, bytes);
         flood("client to node", &from_there, &here, bytes);
         flood("node to client", &from_here, &there, bytes);
     }

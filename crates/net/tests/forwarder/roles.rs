@@ -41,11 +41,13 @@ fn node() {
     batch.local_default(lo, STREAM_TABLE);
     batch.mark_rule(STREAM_MARK, MARKS, STREAM_TABLE);
     batch.link_up(tun, Some(65_535));
+    batch.link_address(tun, Ipv4Addr::new(10, 41, 0, 1));
     batch.device_default(tun, DATAGRAM_TABLE);
     batch.mark_rule(DATAGRAM_MARK, MARKS, DATAGRAM_TABLE);
     batch.own_datagrams_rule(VXLAN, DATAGRAM_TABLE);
     batch.apply().unwrap();
-    for (key, value) in SYSCTLS {
+    let loose = [("net/ipv4/conf/all/rp_filter", "2")];
+    for (key, value) in SYSCTLS.into_iter().chain(loose) {
         std::fs::write(format!("/proc/sys/{key}"), value).unwrap();
     }
     let network = Network {

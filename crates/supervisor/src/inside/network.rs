@@ -38,8 +38,19 @@ pub(super) fn configure(network: &Network) -> Result<(), Error> {
     batch.local_default(lo, forward::STREAM_TABLE);
     batch.mark_rule(forward::STREAM_MARK, forward::MARKS, forward::STREAM_TABLE);
     batch.link_up(tun, Some(LONGEST));
+    batch.link_address(tun, tun_address(network));
     batch.device_default(tun, forward::DATAGRAM_TABLE);
     batch.mark_rule(forward::DATAGRAM_MARK, forward::MARKS, forward::DATAGRAM_TABLE);
     batch.own_datagrams_rule(forward::VXLAN, forward::DATAGRAM_TABLE);
     batch.apply().map_err(failed("configure the network inside"))
+}
+
+/// An address of the driver's range that nobody has: the loose reverse path check refuses whatever comes in by a device
+/// that has none.
+///
+/// Source: net/ipv4/fib_frontend.c, `__fib_validate_source`, `no_addr`.
+fn tun_address(network: &Network) -> std::net::Ipv4Addr {
+    let taken = [network.gateway, network.dns, network.node_ip];
+    // A range of two addresses has two hosts, which is refused when the specification is checked.
+    network.range.hosts().find(|host| !taken.contains(host)).unwrap_or(network.gateway)
 }
