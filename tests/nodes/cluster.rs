@@ -73,12 +73,12 @@ impl Cluster {
         Ok(self.node().exec(&argv)?)
     }
 
-    /// Waits until the node and every pod that kubeadm makes are Ready.
+    /// Waits until the node and every pod that kubeadm makes, and flannel's, are Ready.
     pub(crate) fn converge(&self, limit: Duration) -> Result<Duration, Box<dyn Error>> {
         let start = Instant::now();
         until(limit, "a Ready node and all its pods", || {
             let node = self.json(&["get", "nodes"]).map_err(|error| error.to_string())?;
-            let pods = self.json(&["get", "pods", "-n", "kube-system"]).map_err(|error| error.to_string())?;
+            let pods = self.json(&["get", "pods", "-A"]).map_err(|error| error.to_string())?;
             let waiting = unready(&node, &pods);
             if waiting.is_empty() { Ok(()) } else { Err(waiting.join(", ")) }
         })?;
@@ -157,7 +157,7 @@ pub(crate) fn listen(mut running: Running, start: Instant) -> Result<(Output, Pa
 /// Names of parts and when they began.
 pub(crate) type Parts = Vec<(String, Duration)>;
 
-/// What is not there or not Ready yet of a node and kubeadm's own pods.
+/// What is not there or not Ready yet of a node and the pods of a new cluster.
 fn unready(nodes: &Value, pods: &Value) -> Vec<String> {
     let mut waiting = Vec::new();
     let nodes = nodes["items"].as_array().cloned().unwrap_or_default();
@@ -177,12 +177,13 @@ fn unready(nodes: &Value, pods: &Value) -> Vec<String> {
     waiting
 }
 
-/// kubeadm's pods by the start of their names.
+/// kubeadm's pods and flannel's by the start of their names.
 const EXPECTED: &[(&str, usize)] = &[
     ("etcd-", 1),
     ("kube-apiserver-", 1),
     ("kube-controller-manager-", 1),
     ("kube-scheduler-", 1),
     ("kube-proxy-", 1),
+    ("kube-flannel-ds-", 1),
     ("coredns-", 2),
 ];

@@ -8,6 +8,7 @@ mod cluster;
 mod commands;
 mod faults;
 mod firewall;
+mod flannel;
 mod ha;
 mod init;
 mod join;
@@ -40,6 +41,7 @@ fn main() {
         refusals::TESTS,
         init::TESTS,
         services::TESTS,
+        flannel::TESTS,
         posture::TESTS,
         commands::TESTS,
         faults::TESTS,

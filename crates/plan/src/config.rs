@@ -24,8 +24,10 @@ pub struct Config {
     pub version: u32,
     /// Login name of the node's user: the one of u7s.service, [`host::USER`].
     pub user: String,
-    /// Cluster network on a single node.
+    /// Network of the cluster that `kubeadm init` begins.
     pub cni: Cni,
+    /// flannel, where [`Self::cni`] is that.
+    pub flannel: Flannel,
     /// Network of the namespace.
     pub network: Network,
     /// What the node may reach.
@@ -42,10 +44,22 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cni {
+    /// flannel with vxlan, applied by `kubeadm init`: any number of nodes.
+    Flannel,
     /// The bridge plugin with host-local addresses: one node, no image.
     Bridge,
     /// None: the administrator brings one.
     None,
+}
+
+/// flannel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Flannel {
+    /// Image with flanneld.
+    pub image: String,
+    /// MTU of the net between the nodes, 1280 to 65520; unset: that of this node's uplink. Pods get 50 fewer.
+    pub mtu: Option<u32>,
 }
 
 /// Network of the namespace.
@@ -170,8 +184,10 @@ fn check(config: &Config, origin: &str) -> Result<(), Error> {
             "a network of /8 to /29 without host bits is needed",
         );
     }
-    if let Some(mtu) = network.mtu.filter(|mtu| !(1280..=65_520).contains(mtu)) {
-        return refuse("network.mtu", mtu.to_string(), "1280 to 65520 is possible");
+    for (key, mtu) in [("network.mtu", network.mtu), ("flannel.mtu", config.flannel.mtu)] {
+        if let Some(mtu) = mtu.filter(|mtu| !(1280..=65_520).contains(mtu)) {
+            return refuse(key, mtu.to_string(), "1280 to 65520 is possible");
+        }
     }
     if let Some((key, value, need)) = bad_firewall(&config.firewall) {
         return refuse(key, value, need);
@@ -183,8 +199,12 @@ fn check(config: &Config, origin: &str) -> Result<(), Error> {
             "an absolute path is needed",
         );
     }
-    if let Some(pause) = config.images.pause.as_ref().filter(|image| !is_image(image)) {
-        return refuse("images.pause", format!("{pause:?}"), "an image with registry and tag is needed");
+    let images =
+        [("images.pause", config.images.pause.as_ref()), ("flannel.image", Some(&config.flannel.image))];
+    for (key, image) in images {
+        if let Some(image) = image.filter(|image| !is_image(image)) {
+            return refuse(key, format!("{image:?}"), "an image with registry and tag is needed");
+        }
     }
     if !(1..=100).contains(&config.timeout_factor) {
         return refuse("timeout_factor", config.timeout_factor.to_string(), "1 to 100 is possible");
@@ -222,13 +242,20 @@ impl Default for Config {
         Self {
             version: 1,
             user: "u7s-admin".into(),
-            cni: Cni::Bridge,
+            cni: Cni::Flannel,
+            flannel: Flannel::default(),
             network: Network::default(),
             firewall: Firewall::default(),
             images: Images::default(),
             services: Services::default(),
             timeout_factor: 1,
         }
+    }
+}
+
+impl Default for Flannel {
+    fn default() -> Self {
+        Self { image: "ghcr.io/flannel-io/flannel:v0.26.7".into(), mtu: None }
     }
 }
 
@@ -319,6 +346,11 @@ mod tests {
             (
                 "[images]\npause = \"a\\nb\"",
                 "f: images.pause is \"a\\nb\", but an image with registry and tag is needed",
+            ),
+            ("[flannel]\nmtu = 70000", "f: flannel.mtu is 70000, but 1280 to 65520 is possible"),
+            (
+                "[flannel]\nimage = \"flannel\"",
+                "f: flannel.image is \"flannel\", but an image with registry and tag is needed",
             ),
             ("timeout_factor = 0", "f: timeout_factor is 0, but 1 to 100 is possible"),
         ];

@@ -40,6 +40,9 @@ pub const KUBELET_PORT: u16 = 10_250;
 /// The unmodified kubeadm, when the prober found none.
 pub const KUBEADM: &str = "/usr/bin/kubeadm";
 
+/// kubectl, likewise.
+pub const KUBECTL: &str = "/usr/bin/kubectl";
+
 /// The OCI adapter of degraded nodes.
 pub const OCI_ADAPTER: &str = "/usr/libexec/u7s/u7s-crun";
 

@@ -11,6 +11,7 @@ pub mod control;
 pub mod crio;
 pub mod facts;
 pub mod firewall;
+pub mod flannel;
 pub mod forwarding;
 pub mod host;
 pub mod init;

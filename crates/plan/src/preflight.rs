@@ -28,7 +28,7 @@ const NEEDED_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 pub const DEGRADING: [&str; 2] = ["CgroupControllers", "OomScore"];
 
 /// Needs without which there is no node: `--ignore-preflight-errors` does not help.
-pub const NEVER_IGNORED: [&str; 18] = [
+pub const NEVER_IGNORED: [&str; 19] = [
     "IsPrivilegedUser",
     "Unit",
     "CgroupVersion",
@@ -41,6 +41,7 @@ pub const NEVER_IGNORED: [&str; 18] = [
     "LowPort",
     "FileExisting-kubeadm",
     "FileExisting-kubelet",
+    "FileExisting-kubectl",
     "FileExisting-crio",
     "FileExisting-conmon",
     "FileExisting-crun",
@@ -69,7 +70,7 @@ pub fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unmet> {
     unmet.extend(oom_score(facts));
     unmet.extend(user_namespaces(facts));
     unmet.extend(tun(facts));
-    unmet.extend(programs(config, facts));
+    unmet.extend(programs(config, facts, merged));
     unmet.extend(ids::subids(facts));
     unmet.extend(home(facts));
     unmet.extend(hostname(&merged.node_name));
@@ -255,7 +256,7 @@ const PACKAGES: [(&str, &str); 6] = [
     ("slirp4netns", "slirp4netns"),
 ];
 
-fn programs(config: &Config, facts: &Facts) -> Vec<Unmet> {
+fn programs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unmet> {
     let missing = |name: &str| !facts.programs.get(name).is_some_and(Option::is_some);
     let need = |name: &str, package: &str| missing_program(facts, name, package);
     let mut unmet: Vec<Unmet> = PACKAGES
@@ -266,7 +267,10 @@ fn programs(config: &Config, facts: &Facts) -> Vec<Unmet> {
     if !facts.preload.is_empty() && missing("skopeo") {
         unmet.push(need("skopeo", "skopeo"));
     }
-    if config.services.follow && missing("kubectl") {
+    let applies = config.cni == Cni::Flannel && !merged.role.joins();
+    if applies && missing("kubectl") {
+        unmet.push(need("kubectl", &package_of(facts, "kubectl")));
+    } else if config.services.follow && missing("kubectl") {
         let Unmet { id, message, remedy, .. } = need("kubectl", &package_of(facts, "kubectl"));
         let message = format!("{message}: ports of Services are not opened on this host");
         unmet.push(Unmet { id, message, remedy, level: Level::Warning });
@@ -296,7 +300,8 @@ fn package_of(facts: &Facts, package: &str) -> String {
     let version = facts.versions.values().flatten().next();
     let minor = version.and_then(|text| text.trim_start_matches('v').split('.').nth(1)).unwrap_or("NN");
     match package {
-        "kubeadm" | "kubelet" | "kubectl" => format!("kubernetes1.{minor}-{package}"),
+        "kubeadm" | "kubelet" => format!("kubernetes1.{minor}-{package}"),
+        "kubectl" => format!("kubernetes1.{minor}-client"),
         "cri-o" => format!("cri-o1.{minor}"),
         _ => package.into(),
     }

@@ -38,7 +38,82 @@ fn a_plain_init_is_the_golden_plan_and_files() {
     golden("crio/crio.conf", &file(&outcome, "crio.conf"));
     golden("crio/storage.conf", &file(&outcome, "storage.conf"));
     golden("crio/policy.json", &file(&outcome, "policy.json"));
+}
+
+/// What a step carries to the program that it runs.
+fn carried(outcome: &Outcome, program: &str) -> Option<String> {
+    let steps = outcome.plan.phases.iter().flat_map(|phase| &phase.steps);
+    let mut configs = steps.filter_map(|step| match &step.action {
+        Action::Run { argv, config, .. } if argv[0].ends_with(program) => config.clone(),
+        _ => None,
+    });
+    configs.next().map(|text| text.expose_secret().to_owned())
+}
+
+#[test]
+fn flannel_is_applied_with_the_networks_of_the_cluster() {
+    let manifest = carried(&planned(&machine(), &Init::default()), "kubectl").unwrap();
+    golden("cni/flannel.json", &manifest);
+    let with = |config: &Config, facts: &Facts, request: &Init| {
+        let text = carried(&init(config, request, Docs::default(), facts).unwrap(), "kubectl").unwrap();
+        let list: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let items = list["items"].as_array().unwrap().clone();
+        let data = items.iter().find(|item| item["kind"] == "ConfigMap").unwrap()["data"].clone();
+        let network: serde_json::Value =
+            serde_json::from_str(data["net-conf.json"].as_str().unwrap()).unwrap();
+        let pod = items.last().unwrap()["spec"]["template"]["spec"].clone();
+        (network, pod["containers"][0].clone())
+    };
+    let request = flags(&[
+        ("pod-network-cidr", "10.60.0.0/16"),
+        ("control-plane-endpoint", "api.example:7443"),
+        ("apiserver-bind-port", "8443"),
+    ]);
+    let mut config = Config::default();
+    // A tap0 that is larger than the uplink is none of vxlan's business.
+    config.network.mtu = Some(65_520);
+    config.flannel.image = "r.example/flannel:v1".into();
+    let (network, flanneld) = with(&config, &machine(), &request);
+    assert_eq!((&network["Network"], &network["Backend"]["MTU"]), (&"10.60.0.0/16".into(), &1500.into()));
+    assert_eq!(flanneld["image"], "r.example/flannel:v1");
+    let env = |flanneld: &serde_json::Value, name: &str| {
+        let all = flanneld["env"].as_array().unwrap();
+        all.iter().find(|one| one["name"] == name).unwrap()["value"].as_str().unwrap().to_owned()
+    };
+    let api = |flanneld| ["HOST", "PORT"].map(|end| env(flanneld, &format!("KUBERNETES_SERVICE_{end}")));
+    assert_eq!(api(&flanneld), ["api.example", "7443"]);
+    config.network.mtu = Some(1400);
+    let request = flags(&[("apiserver-bind-port", "8443")]);
+    let (network, flanneld) = with(&config, &machine(), &request);
+    assert_eq!(network["Backend"]["MTU"], 1400);
+    assert_eq!(api(&flanneld), ["10.77.0.11", "8443"]);
+    config.flannel.mtu = Some(1300);
+    let request = flags(&[("control-plane-endpoint", "api.example")]);
+    let (network, flanneld) = with(&config, &machine(), &request);
+    assert_eq!(network["Backend"]["MTU"], 1300);
+    assert_eq!(api(&flanneld), ["api.example", "6443"]);
+}
+
+#[test]
+fn without_flannel_a_missing_kubectl_is_no_error() {
+    let mut facts = machine();
+    facts.programs.insert("kubectl".into(), None);
+    for cni in [config::Cni::Bridge, config::Cni::None] {
+        let config = Config { cni, ..Config::default() };
+        let outcome = init(&config, &Init::default(), Docs::default(), &facts).unwrap();
+        assert_eq!(outcome.errors().count(), 0);
+        assert_eq!(carried(&outcome, "kubectl"), None);
+    }
+}
+
+#[test]
+fn a_bridge_has_the_first_part_of_the_pod_network() {
+    let config = Config { cni: config::Cni::Bridge, ..Config::default() };
+    let planned = |request: &Init| init(&config, request, Docs::default(), &machine()).unwrap();
+    let outcome = planned(&Init::default());
     golden("cni/10-u7s-bridge.conflist", &file(&outcome, "10-u7s-bridge.conflist"));
+    let outcome = planned(&flags(&[("pod-network-cidr", "10.60.0.0/16")]));
+    assert!(file(&outcome, "10-u7s-bridge.conflist").contains("\"10.60.0.0/24\""));
 }
 
 #[test]
@@ -132,15 +207,15 @@ fn a_finished_node_that_runs_is_compared_and_never_restarted() {
     };
     let mut facts = machine();
     facts.patches = vec!["etcd0.json".into()];
-    assert_eq!(writes(&facts), (7, 0, 0));
+    assert_eq!(writes(&facts), (6, 0, 0));
     facts.unit.active = "active".into();
     facts.cluster.begun = true;
     facts.cluster.kubelet_conf = true;
-    assert_eq!(writes(&facts), (7, 0, 0), "an unfinished cluster takes up what changed");
+    assert_eq!(writes(&facts), (6, 0, 0), "an unfinished cluster takes up what changed");
     facts.cluster.finished = true;
     assert_eq!(writes(&facts), (0, 8, 1));
     facts.unit.active = "inactive".into();
-    assert_eq!(writes(&facts), (7, 0, 0), "what is stopped takes up what changed");
+    assert_eq!(writes(&facts), (6, 0, 0), "what is stopped takes up what changed");
 }
 
 /// The supervisor refused the specification, so that the node never started.
@@ -186,12 +261,7 @@ fn reset_hands_its_configuration_to_kubeadm_with_the_answer_that_was_given() {
 
 /// What kubeadm is told to ignore.
 fn kubeadm_ignores(outcome: &Outcome) -> Vec<String> {
-    let steps = outcome.plan.phases.iter().flat_map(|phase| &phase.steps);
-    let mut config = steps.filter_map(|step| match &step.action {
-        Action::Run { config, .. } => config.clone(),
-        _ => None,
-    });
-    let text = config.next_back().map(|text| text.expose_secret().to_owned()).unwrap_or_default();
+    let text = carried(outcome, "kubeadm").unwrap_or_default();
     let first = text.split("---\n").next().unwrap_or_default();
     let init: serde_json::Value = serde_json::from_str(first).unwrap_or_default();
     let list = init["nodeRegistration"]["ignorePreflightErrors"].as_array().cloned().unwrap_or_default();
@@ -256,7 +326,6 @@ fn the_node_follows_flags_and_the_host() {
     ] {
         assert!(text.contains(line), "{text}");
     }
-    assert!(file(&outcome, "10-u7s-bridge.conflist").contains("\"10.60.0.0/24\""));
 }
 
 #[test]

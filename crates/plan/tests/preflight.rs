@@ -215,6 +215,7 @@ fn missing_programs_have_the_packages_of_the_distribution() {
     let alt = |facts: &mut Facts| {
         without("crio")(facts);
         without("kubelet")(facts);
+        without("kubectl")(facts);
         facts.os = vec!["altlinux".into()];
     };
     judged(
@@ -227,16 +228,11 @@ fn missing_programs_have_the_packages_of_the_distribution() {
                 "apt-get install kubernetes1.34-kubelet",
             ),
             ("[ERROR FileExisting-crio]: crio is not installed", "apt-get install cri-o1.34"),
+            (
+                "[ERROR FileExisting-kubectl]: kubectl is not installed",
+                "apt-get install kubernetes1.34-client",
+            ),
         ],
-    );
-    judged(
-        "kubectl",
-        &none,
-        without("kubectl"),
-        &[(
-            "[WARNING FileExisting-kubectl]: kubectl is not installed: ports of Services are not opened on this host",
-            "apt-get install kubectl",
-        )],
     );
     judged("skopeo is not needed", &none, without("skopeo"), &[]);
     let preload = |facts: &mut Facts| {
@@ -459,6 +455,7 @@ fn all_unmet_needs_come_at_once_and_some_cannot_be_ignored() {
             "FileExisting-conmon",
             "FileExisting-crun",
             "FileExisting-slirp4netns",
+            "FileExisting-kubectl",
             "DefaultRoute",
             "FileExisting-nft"
         ]

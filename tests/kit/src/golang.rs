@@ -13,6 +13,9 @@ use crate::{Error, debian, hash};
 /// The version that kubeadm and the images' names carry.
 pub(crate) const KUBERNETES: &str = "v1.34.4";
 
+/// The version of flannel that its image's name carries.
+pub(crate) const FLANNEL: &str = "v0.26.7";
+
 /// A cold build of the largest recipe took 8 minutes on two cores.
 const LIMIT: Duration = Duration::from_secs(45 * 60);
 
@@ -20,6 +23,10 @@ const LIMIT: Duration = Duration::from_secs(45 * 60);
 const KUBERNETES_LDFLAGS: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.34.4 \
     -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=34 \
     -X k8s.io/component-base/version.gitTreeState=clean -X k8s.io/component-base/version.gitCommit=0000000";
+
+/// Static, as in upstream's image.
+const FLANNEL_LDFLAGS: &str = "-s -w -X github.com/flannel-io/flannel/pkg/version.Version=v0.26.7 \
+    -linkmode external -extldflags -static";
 
 /// One small Go module whose `tool` lines pin programs of other modules.
 pub(crate) struct Recipe {
@@ -59,7 +66,7 @@ const PLAIN: Recipe = Recipe {
 };
 
 /// All recipes, the longest first.
-pub(crate) fn recipes() -> [Recipe; 5] {
+pub(crate) fn recipes() -> [Recipe; 6] {
     [
         module!("k8s", Recipe { ldflags: KUBERNETES_LDFLAGS, packages: KUBERNETES_PACKAGES, ..PLAIN }),
         module!(
@@ -80,6 +87,17 @@ pub(crate) fn recipes() -> [Recipe; 5] {
             }
         ),
         module!("coredns", Recipe { packages: &["github.com/coredns/coredns"], ..PLAIN }),
+        module!(
+            "flannel",
+            Recipe {
+                cgo: true,
+                tags: "netgo,osusergo",
+                ldflags: FLANNEL_LDFLAGS,
+                packages: &["flanneld=github.com/flannel-io/flannel"],
+                debian: &["gcc", "libc6-dev"],
+                ..PLAIN
+            }
+        ),
         module!("cni", Recipe { packages: CNI_PACKAGES, ..PLAIN }),
     ]
 }
@@ -233,6 +251,14 @@ mod tests {
                 assert!(recipe.go_mod.contains(path), "{} lacks {path}", recipe.name);
             }
         }
+    }
+
+    #[test]
+    fn the_flannel_version_is_the_pinned_one() {
+        let recipes = recipes();
+        let flannel = recipes.iter().find(|recipe| recipe.name == "flannel").unwrap();
+        assert!(flannel.go_mod.contains(&format!("github.com/flannel-io/flannel {FLANNEL}")));
+        assert!(flannel.ldflags.contains(FLANNEL));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::golang::KUBERNETES;
+use crate::golang::{FLANNEL, KUBERNETES};
 use crate::oci::{Entry, Files, Layout};
 use crate::run::answer;
 use crate::store::{Job, Store};
@@ -14,11 +14,11 @@ use crate::{Error, debian};
 
 const PAUSE: &str = include_str!("../recipes/pause.c");
 /// Raise it when the content of an image changes in this file.
-const REVISION: &str = "images 2";
+const REVISION: &str = "images 3";
 /// Programs for tests, without anything of Kubernetes.
 const TOOLS: &str = "test.local/tools:1";
 
-/// What kube-proxy runs, in both of its modes, and what its init containers might.
+/// What kube-proxy and flanneld run, in both of their modes, and what init containers might.
 const NETWORK_PROGRAMS: &[&str] =
     &["usr/sbin/xtables-nft-multi", "usr/sbin/nft", "usr/sbin/conntrack", "usr/sbin/ipset", "usr/bin/ip"];
 const XTABLES_NAMES: &[&str] =
@@ -58,9 +58,12 @@ fn build(job: &Job<'_>, contents: &Contents<'_>) -> Result<(), Error> {
         let (files, entrypoint) = contents.image(name, &pause)?;
         layout.image(name, &files, &[&entrypoint])?;
     }
+    let flannel = format!("ghcr.io/flannel-io/flannel:{FLANNEL}");
+    job.log.say(&format!("kit: write image {flannel}"));
+    layout.image(&flannel, &contents.flannel()?, &["/opt/bin/flanneld"])?;
     layout.image(TOOLS, &contents.tools()?, &["/bin/sh"])?;
     layout.finish()?;
-    names.push(TOOLS.into());
+    names.extend([flannel, TOOLS.into()]);
     let list = job.dir.join("NAMES");
     fs::write(&list, names.join("\n") + "\n").map_err(Error::file("writing", list))
 }
@@ -110,6 +113,14 @@ impl Contents<'_> {
             what: format!("a program for {name}"),
             remedy: "add it to a recipe; kubeadm asks for an image of that name".into(),
         })
+    }
+
+    /// As upstream's, with a shell and iptables.
+    fn flannel(&self) -> Result<Files, Error> {
+        let mut files = accounts();
+        files.extend(self.network()?);
+        files.insert("opt/bin/flanneld".into(), Entry::File(self.binary("flanneld")?.into(), 0o755));
+        Ok(files)
     }
 
     fn network(&self) -> Result<Files, Error> {

@@ -1,7 +1,7 @@
 //! Real Kubernetes to test with.
 //!
-//! [`ensure`] builds kubeadm, kubelet, the control plane, CRI-O, etcd, CoreDNS and CNI plugins from pinned Go
-//! modules (`recipes/`), puts the images into one OCI layout, and bootstraps a Debian tree for nested nodes.
+//! [`ensure`] builds kubeadm, kubelet, the control plane, CRI-O, etcd, CoreDNS, flannel and CNI plugins from pinned
+//! Go modules (`recipes/`), puts the images into one OCI layout, and bootstraps a Debian tree for nested nodes.
 //! Each part is built once and kept in the user's cache under a key of its recipe's content, so a second run, or a
 //! fresh clone on the same machine, builds nothing.
 
@@ -78,7 +78,8 @@ pub fn ensure(say: Say<'_>) -> Result<Kit, Error> {
 }
 
 impl Kit {
-    /// The host path of a binary: kubeadm, kubelet, kubectl, kube-*, crio, pinns, etcd, etcdctl, coredns.
+    /// The host path of a binary: kubeadm, kubelet, kubectl, kube-*, crio, pinns, etcd, etcdctl, coredns,
+    /// flanneld.
     #[must_use]
     pub fn binary(&self, name: &str) -> Option<&Path> {
         self.binaries.get(name).map(PathBuf::as_path)
@@ -96,7 +97,7 @@ impl Kit {
         &self.cni
     }
 
-    /// The OCI layout with every image that kubeadm asks for, and `test.local/tools:1`.
+    /// The OCI layout with every image that kubeadm asks for, flannel's, and `test.local/tools:1`.
     #[must_use]
     pub fn layout(&self) -> &Path {
         &self.layout

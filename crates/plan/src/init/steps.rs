@@ -10,6 +10,7 @@ use crate::config::{Cni, Config};
 use crate::crio;
 use crate::facts::Facts;
 use crate::firewall;
+use crate::flannel;
 use crate::host;
 use crate::kubeadm::{self, Output, Role};
 use crate::node::{self, ComponentName, NodeSpec};
@@ -41,7 +42,9 @@ pub(super) fn plan(
     plan.push(Phase::Namespace, namespace(config, facts, stays));
     plan.push(Phase::Cluster, vec![cluster(config, facts, merged, discovery)]);
     if merged.role.api_port().is_some() {
-        plan.push(Phase::Publish, publish(node));
+        let mut published = publish(node);
+        published.extend(cluster_network(config, facts, merged, node));
+        plan.push(Phase::Publish, published);
     }
     plan.push(Phase::Enable, enable());
     plan
@@ -196,12 +199,12 @@ fn patch_steps(facts: &Facts, merged: &Output) -> Vec<Step> {
 fn cni_steps(config: &Config, merged: &Output, tree: &Path) -> Vec<Step> {
     let directory = tree.join("cni-net.d");
     let path = directory.join(cni::FILE);
-    let pods = merged.pod_cidr.filter(|_| config.cni == Cni::Bridge);
-    match pods {
-        None => {
-            vec![Step::user(Action::RemoveFile { path }, "the administrator brings a cluster network")]
-        }
-        Some(pods) => vec![
+    let go = |why| vec![Step::user(Action::RemoveFile { path: path.clone() }, why)];
+    match (config.cni, merged.pod_cidr) {
+        (_, None) => go("the cluster has a network of its own"),
+        (Cni::None, _) => go("the administrator brings a cluster network"),
+        (Cni::Flannel, _) => go("flannel writes one of its own"),
+        (Cni::Bridge, Some(pods)) => vec![
             Step::user(
                 Action::MakeDir { path: tree.to_owned(), mode: 0o700, owner: Owner::Node, fit: false },
                 "the node's own tree",
@@ -275,6 +278,34 @@ fn publish(node: &NodeSpec) -> Vec<Step> {
         Step::root(action(root, Owner::Root), "kubectl for root"),
         Step::user(action(user, Owner::Node), "kubectl for the node's user"),
     ]
+}
+
+/// flannel for the new cluster. A finished one has it, or its administrator took it out or changed it: it stays as it is.
+fn cluster_network(config: &Config, facts: &Facts, merged: &Output, node: &NodeSpec) -> Option<Step> {
+    let uplink = facts.uplink.as_ref().map_or(node.network.mtu, |uplink| uplink.mtu);
+    let settings = flannel::Settings::of(config, merged, uplink.min(node.network.mtu))?;
+    let kubectl = facts.programs.get("kubectl").cloned().flatten().unwrap_or_else(|| host::KUBECTL.into());
+    let arguments = [
+        "--kubeconfig=/etc/kubernetes/admin.conf",
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--field-manager=u7s",
+        "--filename={config}",
+    ];
+    let argv = std::iter::once(kubectl.display().to_string()).chain(arguments.map(str::to_owned));
+    let run = Action::Run {
+        argv: argv.collect(),
+        config: Some(flannel::manifest(&settings).into()),
+        documents: Vec::new(),
+        secrets: Vec::new(),
+        done_when: Some(Done::Begun {
+            file: "/etc/kubernetes/kubelet.conf".into(),
+            objects: (flannel::NAMESPACE, flannel::LAST),
+        }),
+        seconds: 120 * u64::from(config.timeout_factor),
+    };
+    Some(Step::inside(run, "flannel, the network of the cluster"))
 }
 
 fn enable() -> Vec<Step> {
