@@ -13,6 +13,7 @@ mod ha;
 mod init;
 mod join;
 mod machine;
+mod outside;
 mod pair;
 mod posture;
 mod refusals;
@@ -52,6 +53,7 @@ fn main() {
         rootful::TESTS,
         join::TESTS,
         traffic::TESTS,
+        outside::TESTS,
         strangers::TESTS,
         ha::TESTS,
     ];

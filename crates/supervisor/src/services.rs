@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use u7s_plan::control::Followed;
+use u7s_plan::control::{Followed, low_port};
 use u7s_plan::host::KUBERNETES_DIR;
 use u7s_plan::node::{Forward, NodeSpec, Protocol};
 use u7s_plan::services::{
@@ -236,7 +236,8 @@ impl Task {
                 (None, _) => drop(given.insert(port)),
                 (Some(why), claim) => {
                     let claim = claim.map(Claim::to_string).unwrap_or_default();
-                    refused.push(format!("{port}, {claim}, cannot be opened: {why}"));
+                    let remedy = remedy(&forward, &why);
+                    refused.push(format!("{port}, {claim}, cannot be opened: {why}{remedy}"));
                 }
             }
         }
@@ -258,6 +259,12 @@ impl Task {
         }
         self.said.send_replace(Followed { state, refused });
     }
+}
+
+/// What helps against a problem, if we know.
+fn remedy(forward: &Forward, why: &str) -> String {
+    let need = low_port(forward, 0);
+    if why.starts_with(&need.id) { format!("; {}", need.remedy) } else { String::new() }
 }
 
 /// One sentence for each port that is refused whatever the host says.

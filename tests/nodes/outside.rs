@@ -1,0 +1,278 @@
+//! Services from outside: a host that belongs to no cluster reaches NodePort and LoadBalancer Services and host ports.
+
+use std::error::Error;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use u7s_harness::{Client, Node, until};
+
+use crate::Listed;
+use crate::pair::Pair;
+use crate::world::{Check, World, holds, note};
+
+pub(crate) const TESTS: &[Listed] = &[
+    (
+        "outside::node_ports_on_both_hosts_show_the_pod_its_client",
+        node_ports_on_both_hosts_show_the_pod_its_client,
+    ),
+    (
+        "outside::a_load_balancer_is_reached_and_closed_with_its_service",
+        a_load_balancer_is_reached_and_closed_with_its_service,
+    ),
+    ("outside::datagrams_reach_a_node_port", datagrams_reach_a_node_port),
+    (
+        "outside::host_ports_are_reached_while_their_pod_is_there",
+        host_ports_are_reached_while_their_pod_is_there,
+    ),
+    ("outside::a_low_port_is_refused_with_its_remedy", a_low_port_is_refused_with_its_remedy),
+    ("outside::no_service_takes_the_api_servers_port", no_service_takes_the_api_servers_port),
+    ("outside::ports_outlive_kubectl_and_the_api_server", ports_outlive_kubectl_and_the_api_server),
+    ("outside::a_restarted_supervisor_opens_them_again", a_restarted_supervisor_opens_them_again),
+];
+
+/// What a Service's making and deletion may take to be seen on the host.
+const PROMPT: Duration = Duration::from_secs(2);
+
+/// How long kube-proxy and others may take on top of it.
+const TRY: Duration = Duration::from_secs(30);
+
+/// Tells each client its address over HTTP, and answers the first datagram of each.
+const SERVER: &str = r"mkdir -p /tmp/www/cgi-bin; cd /tmp/www/cgi-bin; printf '#!/bin/sh\necho; echo from $REMOTE_ADDR\n' >me; chmod 755 me; busybox httpd -p 80 -h /tmp/www; while :; do busybox nc -u -l -p 53 -w 2 -e /bin/cat; done";
+
+/// The pods of these tests, one on each node.
+fn servers(pair: &Pair) -> Check {
+    pair.converge(Duration::from_secs(240))?;
+    for (name, node) in ["out-a", "out-b"].iter().zip(pair.nodes()) {
+        pair.a.apply(&server(name, node, "").to_string())?;
+    }
+    for name in ["pod/out-a", "pod/out-b"] {
+        pair.a.kubectl(&["wait", "--for=condition=Ready", "--timeout=80s", name])?;
+    }
+    Ok(())
+}
+
+/// `ports` is the text of the container's ports.
+fn server(name: &str, node: &Node, ports: &str) -> Value {
+    let ports: Value = serde_json::from_str(&format!("[{ports}]")).unwrap_or_default();
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "labels": {"outside": if ports[0].is_null() { "yes" } else { "no" }}},
+        "spec": {
+            "nodeName": node.name(), "terminationGracePeriodSeconds": 0, "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "c", "image": "test.local/tools:1", "imagePullPolicy": "Never",
+                            "command": ["/bin/sh", "-c", SERVER], "ports": ports}],
+        },
+    })
+}
+
+fn make(pair: &Pair, name: &str, spec: &str) -> Check {
+    let spec: Value = serde_json::from_str(spec)?;
+    let mut service = serde_json::json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"selector": {"outside": "yes"}},
+    });
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        service["spec"][key] = value.clone();
+    }
+    pair.a.apply(&service.to_string())
+}
+
+/// What a server says to this client.
+fn ask(client: &Client, ip: Ipv4Addr, port: u16) -> Result<String, String> {
+    let url = format!("http://{ip}:{port}/cgi-bin/me");
+    let answer = client.exec(&["curl", "-sS", "--max-time", "3", &url]).map_err(|error| error.to_string())?;
+    if answer.ok() { Ok(answer.stdout) } else { Err(answer.to_string()) }
+}
+
+/// Waits until the host refuses connections, as it does where nobody listens; returns how long that took.
+fn closed(client: &Client, ip: Ipv4Addr, port: u16, limit: Duration) -> Result<Duration, Box<dyn Error>> {
+    const REFUSED: i32 = 7;
+    let began = Instant::now();
+    let url = format!("http://{ip}:{port}/");
+    until(limit, &format!("{ip}:{port} to be closed"), || {
+        let answer =
+            client.exec(&["curl", "-s", "--max-time", "1", &url]).map_err(|error| error.to_string())?;
+        if answer.code() == Some(REFUSED) { Ok(()) } else { Err(answer.to_string()) }
+    })?;
+    Ok(began.elapsed())
+}
+
+/// Waits until the host accepts connections; returns how long that took.
+fn opened(client: &Client, ip: Ipv4Addr, port: u16, limit: Duration) -> Result<Duration, Box<dyn Error>> {
+    let began = Instant::now();
+    let connect = format!("exec 3<>/dev/tcp/{ip}/{port}");
+    until(limit, &format!("{ip}:{port} to be open"), || {
+        let answer =
+            client.exec(&["timeout", "1", "bash", "-c", &connect]).map_err(|error| error.to_string())?;
+        if answer.ok() { Ok(()) } else { Err(answer.to_string()) }
+    })?;
+    Ok(began.elapsed())
+}
+
+fn node_ports_on_both_hosts_show_the_pod_its_client(world: &World) -> Check {
+    let pair = world.pair()?;
+    servers(&pair)?;
+    let client = &pair.a.bare.client;
+    make(
+        &pair,
+        "local",
+        r#"{"type":"NodePort","externalTrafficPolicy":"Local","ports":[{"port":80,"nodePort":30081}]}"#,
+    )?;
+    for node in pair.nodes() {
+        let took = opened(client, node.ip(), 30_081, PROMPT)?;
+        let wanted = client.ip().to_string();
+        let said = until(TRY, "a pod that sees its client", || {
+            ask(client, node.ip(), 30_081)
+                .and_then(|said| if said.contains(&wanted) { Ok(said) } else { Err(said) })
+        })?;
+        note(format!(
+            "{}: open after {took:?}, the pod said {:?}, the client is {wanted}",
+            node.name(),
+            said.trim()
+        ));
+    }
+    pair.a.kubectl(&["delete", "service", "local"])?;
+    for node in pair.nodes() {
+        note(format!("{}: closed after {:?}", node.name(), closed(client, node.ip(), 30_081, PROMPT)?));
+    }
+    Ok(())
+}
+
+fn a_load_balancer_is_reached_and_closed_with_its_service(world: &World) -> Check {
+    let pair = world.pair()?;
+    servers(&pair)?;
+    let client = &pair.a.bare.client;
+    make(&pair, "lb", r#"{"type":"LoadBalancer","ports":[{"port":8080,"targetPort":80}]}"#)?;
+    let addresses = until(TRY, "an address in the status", || {
+        let service = pair.a.json(&["get", "service", "lb"]).map_err(|error| error.to_string())?;
+        let ingress = service["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
+        let addresses: Vec<Ipv4Addr> =
+            ingress.iter().filter_map(|one| one["ip"].as_str()?.parse().ok()).collect();
+        if addresses.is_empty() { Err(service["status"].to_string()) } else { Ok(addresses) }
+    })?;
+    // kubeadm marks control planes as not to be used by load balancers, so it is the worker's.
+    note(format!("status.loadBalancer.ingress: {addresses:?}"));
+    holds(addresses == [pair.b.node().ip()], format!("ingress: {addresses:?}"))?;
+    for ip in &addresses {
+        let said = until(TRY, "an answer through the load balancer", || ask(client, *ip, 8080))?;
+        note(format!("{ip}:8080 said {:?}", said.trim()));
+    }
+    pair.a.kubectl(&["delete", "service", "lb"])?;
+    for ip in addresses {
+        note(format!("{ip}:8080 closed after {:?}", closed(client, ip, 8080, PROMPT)?));
+    }
+    Ok(())
+}
+
+fn datagrams_reach_a_node_port(world: &World) -> Check {
+    let pair = world.pair()?;
+    servers(&pair)?;
+    let spec = r#"{"type":"NodePort","externalTrafficPolicy":"Local","ports":[{"port":53,"protocol":"UDP","nodePort":30053}]}"#;
+    make(&pair, "udp", spec)?;
+    for node in pair.nodes() {
+        let said = datagram(&pair.a.bare.client, node.ip(), 30_053)?;
+        note(format!("{}: {said}", node.name()));
+    }
+    pair.a.kubectl(&["delete", "service", "udp"]).map(drop)
+}
+
+fn datagram(client: &Client, ip: Ipv4Addr, port: u16) -> Result<String, Box<dyn Error>> {
+    let talk = format!("exec 3<>/dev/udp/{ip}/{port}; echo hello >&3; timeout 1 head -n 1 <&3");
+    let said = until(TRY, &format!("an answer from {ip}:{port}/udp"), || {
+        let answer = client.exec(&["bash", "-c", &talk]).map_err(|error| error.to_string())?;
+        if answer.stdout.contains("hello") { Ok(answer.stdout) } else { Err(answer.to_string()) }
+    })?;
+    Ok(said.trim().to_owned())
+}
+
+fn host_ports_are_reached_while_their_pod_is_there(world: &World) -> Check {
+    let pair = world.pair()?;
+    pair.converge(Duration::from_secs(240))?;
+    let (client, node) = (&pair.a.bare.client, pair.b.node());
+    let ports =
+        r#"{"containerPort":80,"hostPort":8088},{"containerPort":53,"hostPort":8053,"protocol":"UDP"}"#;
+    pair.a.apply(&server("hosted", node, ports).to_string())?;
+    pair.a.kubectl(&["wait", "--for=condition=Ready", "--timeout=80s", "pod/hosted"])?;
+    let said = until(TRY, "an answer at the host port", || ask(client, node.ip(), 8088))?;
+    note(format!("8088/tcp: {:?}; 8053/udp: {:?}", said.trim(), datagram(client, node.ip(), 8053)?));
+    holds(ask(client, pair.a.node().ip(), 8088).is_err(), "the other node has the host port open")?;
+    pair.a.kubectl(&["delete", "pod", "hosted", "--now"])?;
+    note(format!("8088/tcp closed after {:?}", closed(client, node.ip(), 8088, PROMPT)?));
+    Ok(())
+}
+
+fn a_low_port_is_refused_with_its_remedy(world: &World) -> Check {
+    let pair = world.pair()?;
+    servers(&pair)?;
+    make(&pair, "low", r#"{"type":"LoadBalancer","ports":[{"port":80}]}"#)?;
+    let status = refusal(pair.b.node(), "default/low")?;
+    note(&status);
+    holds(
+        status.contains("80/tcp, LoadBalancer port of Service default/low")
+            && status.contains("LowPort")
+            && status.contains("net.ipv4.ip_unprivileged_port_start")
+            && status.contains("network.low_ports"),
+        status,
+    )?;
+    pair.a.kubectl(&["delete", "service", "low"]).map(drop)
+}
+
+/// What `u7s status` of a node says about the refused ports of a Service.
+fn refusal(node: &Node, service: &str) -> Result<String, Box<dyn Error>> {
+    Ok(until(TRY, &format!("a word about {service}"), || {
+        let status = node.ok(&["u7s", "status"]).map_err(|error| error.to_string())?;
+        status.lines().find(|line| line.contains(service)).map(|line| line.trim().to_owned()).ok_or(status)
+    })?)
+}
+
+fn no_service_takes_the_api_servers_port(world: &World) -> Check {
+    let pair = world.pair()?;
+    servers(&pair)?;
+    make(&pair, "thief", r#"{"type":"LoadBalancer","ports":[{"port":6443,"targetPort":80}]}"#)?;
+    let status = refusal(pair.a.node(), "default/thief")?;
+    note(&status);
+    let service = pair.a.json(&["get", "service", "thief"])?;
+    holds(service["status"]["loadBalancer"]["ingress"].is_null(), service["status"].to_string())?;
+    let version = ["curl", "-sk", "--max-time", "5", &format!("https://{}:6443/version", pair.a.node().ip())]
+        .map(str::to_owned);
+    let answer = pair.a.bare.client.exec(&version)?;
+    holds(answer.stdout.contains("gitVersion"), answer.to_string())?;
+    pair.a.kubectl(&["delete", "service", "thief"]).map(drop)
+}
+
+fn ports_outlive_kubectl_and_the_api_server(world: &World) -> Check {
+    let pair = world.pair()?;
+    servers(&pair)?;
+    let (client, ip) = (&pair.a.bare.client, pair.a.node().ip());
+    make(&pair, "kept", r#"{"type":"NodePort","ports":[{"port":80,"nodePort":30082}]}"#)?;
+    opened(client, ip, 30_082, PROMPT)?;
+    // Within the node, and only the watches of its supervisor.
+    let kill = |pattern: &str| pair.a.node().sh(&format!("kill -9 $(pgrep -f '{pattern}')"));
+    kill("^/usr/bin/kubectl .*watch=true")?;
+    opened(client, ip, 30_082, PROMPT)?;
+    kill("^kube-apiserver ")?;
+    opened(client, ip, 30_082, PROMPT)?;
+    pair.converge(Duration::from_secs(120))?;
+    until(TRY, "the API server to take a deletion", || {
+        pair.a
+            .kubectl(&["delete", "service", "kept", "--ignore-not-found"])
+            .map_err(|error| error.to_string())
+    })?;
+    note(format!("closed after {:?}", closed(client, ip, 30_082, TRY)?));
+    Ok(())
+}
+
+fn a_restarted_supervisor_opens_them_again(world: &World) -> Check {
+    let pair = world.pair()?;
+    servers(&pair)?;
+    let (client, node) = (&pair.a.bare.client, pair.b.node());
+    make(&pair, "again", r#"{"type":"NodePort","ports":[{"port":80,"nodePort":30083}]}"#)?;
+    opened(client, node.ip(), 30_083, PROMPT)?;
+    let began = Instant::now();
+    node.command(&["systemctl", "restart", "u7s"]).within(Duration::from_secs(120)).ok()?;
+    let ready = began.elapsed();
+    opened(client, node.ip(), 30_083, TRY)?;
+    note(format!("restarted within {ready:?}, open after {:?}", began.elapsed()));
+    pair.a.kubectl(&["delete", "service", "again"])?;
+    pair.converge(Duration::from_secs(120)).map(drop)
+}
