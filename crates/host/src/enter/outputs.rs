@@ -203,7 +203,11 @@ fn items(directory: &Path) -> io::Result<Vec<Item>> {
                 OpenOptions::new().read(true).custom_flags(flags).open(place.join(entry.file_name()))?;
             let mode = file.metadata()?.mode() & 0o777;
             let mut bytes = Vec::new();
-            file.take(LONGEST).read_to_end(&mut bytes)?;
+            file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 > LONGEST {
+                let name = String::from_utf8_lossy(&name).into_owned();
+                return Err(io::Error::other(format!("{name} is larger than {LONGEST} bytes")));
+            }
             items.push(Item { name, mode, bytes });
             if items.len() > MOST {
                 return Err(io::Error::other(format!("it holds more than {MOST} files")));
@@ -336,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn s50_a_planted_link_is_not_written_through() {
+    fn a_planted_link_is_not_written_through() {
         let dir = tempfile::tempdir().unwrap();
         let (victim, link) = (dir.path().join("victim"), dir.path().join("out.conf"));
         fs::write(&victim, "old").unwrap();
@@ -348,6 +352,13 @@ mod tests {
         std::os::unix::fs::symlink(dir.path(), dir.path().join("etcd")).unwrap();
         assert!(place(dir.path(), &[item("etcd/x.crt", "new")], &nobody_here(), false).is_err());
         assert_eq!(fs::read_to_string(victim).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_file_that_is_no_certificate_by_its_size_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        File::create(dir.path().join("huge.crt")).unwrap().set_len(LONGEST + 1).unwrap();
+        assert_eq!(items(dir.path()).unwrap_err().to_string(), "huge.crt is larger than 65536 bytes");
     }
 
     #[test]
