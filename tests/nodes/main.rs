@@ -13,6 +13,7 @@ mod ha;
 mod init;
 mod join;
 mod machine;
+mod mixed;
 mod outside;
 mod pair;
 mod posture;
@@ -55,6 +56,7 @@ fn main() {
         traffic::TESTS,
         outside::TESTS,
         strangers::TESTS,
+        mixed::TESTS,
         ha::TESTS,
     ];
     let trials = lists.into_iter().flatten().map(|(name, test)| {

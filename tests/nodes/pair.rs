@@ -48,14 +48,7 @@ impl Pair {
 
     /// A pod of the kit's tools on one node, Ready when this returns; gives its address.
     pub(crate) fn pod(&self, name: &str, node: &Node) -> Result<String, Box<dyn Error>> {
-        self.a.apply(&format!(
-            r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","labels":{{"app":"{name}"}}}},"spec":{{
-            "nodeName":"{}","terminationGracePeriodSeconds":1,"tolerations":[{{"operator":"Exists"}}],"containers":[{{
-            "name":"c","image":"test.local/tools:1","imagePullPolicy":"Never",
-            "command":["/bin/sh","-c","echo started; exec sleep 100000"],
-            "securityContext":{{"capabilities":{{"add":["NET_RAW"]}}}}}}]}}}}"#,
-            node.name()
-        ))?;
+        self.a.apply(&manifest(name, node.name()))?;
         self.a.kubectl(&["wait", "--for=condition=Ready", "--timeout=80s", &format!("pod/{name}")])?;
         self.a.kubectl(&["get", "pod", name, "-o", "jsonpath={.status.podIP}"])
     }
@@ -79,6 +72,17 @@ impl Joined {
     pub(crate) fn node(&self) -> &Node {
         &self.bare.node
     }
+}
+
+/// A pod of the kit's tools on this node, that may ping.
+pub(crate) fn manifest(name: &str, node: &str) -> String {
+    format!(
+        r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","labels":{{"app":"{name}"}}}},"spec":{{
+        "nodeName":"{node}","terminationGracePeriodSeconds":1,"tolerations":[{{"operator":"Exists"}}],"containers":[{{
+        "name":"c","image":"test.local/tools:1","imagePullPolicy":"Never",
+        "command":["/bin/sh","-c","echo started; exec sleep 100000"],
+        "securityContext":{{"capabilities":{{"add":["NET_RAW"]}}}}}}]}}}}"#
+    )
 }
 
 /// What a control plane prints for others to join, without `kubeadm join`.

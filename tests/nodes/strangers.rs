@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[Listed] = &[
     ("strangers::an_endpoint_that_does_not_answer_is_named", an_endpoint_that_does_not_answer_is_named),
     ("strangers::a_name_that_is_taken_is_refused", a_name_that_is_taken_is_refused),
     ("strangers::a_join_that_is_cut_off_can_be_repeated", a_join_that_is_cut_off_can_be_repeated),
+    ("strangers::joins_and_resets_five_times_without_a_trace", joins_and_resets_five_times_without_a_trace),
 ];
 
 /// kubeadm's own waits in these tests.
@@ -232,5 +233,31 @@ fn a_join_that_is_cut_off_can_be_repeated(world: &World) -> Check {
     exits(&kubeadm(&bare.node, &["reset", "--force"]).run()?, 0)?;
     pair.a.kubectl(&["delete", "node", bare.node.name()])?;
     bare.node.sh("rm /dev/shm/join.json").map(drop)?;
+    Ok(())
+}
+
+/// Each time the host is as it was before the first, and the cluster has no more of the node.
+fn joins_and_resets_five_times_without_a_trace(world: &World) -> Check {
+    let pair = world.pair()?;
+    let bare = world.stranger()?;
+    if bare.node.exec(&["systemctl", "is-active", "u7s.service"])?.ok() {
+        exits(&kubeadm(&bare.node, &["reset", "--force"]).run()?, 0)?;
+    }
+    for round in 1..=5 {
+        let began = Instant::now();
+        exits(&join(&bare.node, &join_words(&pair.a)?, &[]).run()?, 0)?;
+        let joined = began.elapsed();
+        ready_within(&pair.a, bare.node.name(), Duration::from_secs(120))?;
+        let ready = began.elapsed();
+        exits(&kubeadm(&bare.node, &["reset", "--force"]).run()?, 0)?;
+        pair.a.kubectl(&["delete", "node", bare.node.name()])?;
+        let changes = bare.before.diff(&bare.node.snapshot()?);
+        let (joined, ready) = (joined.as_secs_f64(), ready.as_secs_f64());
+        note(format!(
+            "round {round}: joined after {joined:.1} s, Ready after {ready:.1} s, {} changes left",
+            changes.len()
+        ));
+        holds(changes.is_empty(), format!("left behind: {changes:#?}"))?;
+    }
     Ok(())
 }

@@ -123,7 +123,8 @@ impl World {
         *self.pair.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
     }
 
-    fn retire(&self) {
+    /// Machines of one node go.
+    pub(crate) fn retire(&self) {
         *self.bare.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.walled.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 
-use crate::config::Config;
+use crate::config::{Cni, Config};
 use crate::crio;
 use crate::facts::{Facts, UserFact};
+use crate::forwarding::VXLAN;
 use crate::host;
 use crate::kubeadm::Output;
 use crate::node::{
@@ -34,7 +35,7 @@ pub(super) fn node(config: &Config, facts: &Facts, merged: &Output, degraded: Ve
         node_name: merged.node_name.clone(),
         uid_map: id_map(&facts.subuid, &user, user.uid),
         gid_map: id_map(&facts.subgid, &user, user.gid),
-        forwards: forwards(merged),
+        forwards: forwards(config, merged),
         binds: binds(facts, merged, &user.home),
         sysctls: sysctls(),
         resolv_conf: resolv_conf(&facts.resolv_conf, network.dns),
@@ -93,10 +94,11 @@ fn network(config: &Config, facts: &Facts, node_ip: Ipv4Addr, service_cidr: Opti
     }
 }
 
-/// The least that a node needs, on its own address only.
-fn forwards(merged: &Output) -> Vec<Forward> {
-    let tcp = |port| Forward { protocol: Protocol::Tcp, address: merged.api_address, port };
-    merged.ports().into_iter().map(tcp).collect()
+/// The least that a node needs, on its own address only: flannel's tunnel beside the ports of its role.
+fn forwards(config: &Config, merged: &Output) -> Vec<Forward> {
+    let forward = |protocol, port| Forward { protocol, address: merged.api_address, port };
+    let tunnel = (config.cni == Cni::Flannel).then(|| forward(Protocol::Udp, VXLAN));
+    merged.ports().into_iter().map(|port| forward(Protocol::Tcp, port)).chain(tunnel).collect()
 }
 
 /// Modes are those that the directories have on a rootful node; the home above them is 0700.
