@@ -37,8 +37,11 @@ const PROMPT: Duration = Duration::from_secs(2);
 /// How long kube-proxy and others may take on top of it.
 const TRY: Duration = Duration::from_secs(30);
 
-/// Tells each client its address over HTTP, and answers the first datagram of each.
-const SERVER: &str = r"mkdir -p /tmp/www/cgi-bin; cd /tmp/www/cgi-bin; printf '#!/bin/sh\necho; echo from $REMOTE_ADDR\n' >me; chmod 755 me; busybox httpd -p 80 -h /tmp/www; while :; do busybox nc -u -l -p 53 -w 2 -e /bin/cat; done";
+/// Tells each client its address over HTTP.
+const SERVER: &str = r"mkdir -p /tmp/www/cgi-bin; cd /tmp/www/cgi-bin; printf '#!/bin/sh\necho; echo from $REMOTE_ADDR\n' >me; chmod 755 me; exec busybox httpd -f -p 80 -h /tmp/www";
+
+/// Without a Corefile it answers each question with the address that the question came from (plugin whoami).
+const DATAGRAMS: &str = "registry.k8s.io/coredns/coredns:v1.12.1";
 
 /// The pods of these tests, one on each node.
 fn servers(pair: &Pair) -> Check {
@@ -60,8 +63,11 @@ fn server(name: &str, node: &Node, ports: &str) -> Value {
         "metadata": {"name": name, "labels": {"outside": if ports[0].is_null() { "yes" } else { "no" }}},
         "spec": {
             "nodeName": node.name(), "terminationGracePeriodSeconds": 0, "tolerations": [{"operator": "Exists"}],
-            "containers": [{"name": "c", "image": "test.local/tools:1", "imagePullPolicy": "Never",
-                            "command": ["/bin/sh", "-c", SERVER], "ports": ports}],
+            "containers": [
+                {"name": "c", "image": "test.local/tools:1", "imagePullPolicy": "Never",
+                 "command": ["/bin/sh", "-c", SERVER], "ports": ports},
+                {"name": "dns", "image": DATAGRAMS, "imagePullPolicy": "Never"},
+            ],
         },
     })
 }
@@ -176,13 +182,18 @@ fn datagrams_reach_a_node_port(world: &World) -> Check {
     pair.a.kubectl(&["delete", "service", "udp"]).map(drop)
 }
 
+/// Asks a server that answers with its client's address, and wants this client's.
 fn datagram(client: &Client, ip: Ipv4Addr, port: u16) -> Result<String, Box<dyn Error>> {
-    let talk = format!("exec 3<>/dev/udp/{ip}/{port}; echo hello >&3; timeout 1 head -n 1 <&3");
-    let said = until(TRY, &format!("an answer from {ip}:{port}/udp"), || {
+    const QUESTION: &str = r"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01x\x00\x00\x01\x00\x01";
+    let talk = format!(
+        "exec 3<>/dev/udp/{ip}/{port}; printf '{QUESTION}' >&3; timeout 1 dd bs=512 count=1 <&3 2>/dev/null | od -An -v -tx1 | tr -d ' \\n'"
+    );
+    let own: String = client.ip().octets().iter().map(|byte| format!("{byte:02x}")).collect();
+    let said = until(TRY, &format!("an answer from {ip}:{port}/udp that names {own}"), || {
         let answer = client.exec(&["bash", "-c", &talk]).map_err(|error| error.to_string())?;
-        if answer.stdout.contains("hello") { Ok(answer.stdout) } else { Err(answer.to_string()) }
+        if answer.stdout.contains(&own) { Ok(answer.stdout) } else { Err(answer.to_string()) }
     })?;
-    Ok(said.trim().to_owned())
+    Ok(format!("an answer of {} bytes names {}", said.trim().len() / 2, client.ip()))
 }
 
 fn host_ports_are_reached_while_their_pod_is_there(world: &World) -> Check {
