@@ -317,7 +317,7 @@ fn the_node_follows_flags_and_the_host() {
     let node = &outcome.node;
     assert_eq!(node.node_name, "alpha");
     assert_eq!(node.network.node_ip.to_string(), "172.17.0.1");
-    assert_eq!(node.forwards.iter().map(|forward| forward.port).collect::<Vec<_>>(), [7443, 10250]);
+    assert_eq!(node.forwards.iter().map(|forward| forward.port).collect::<Vec<_>>(), [7443, 10250, 8472]);
     assert!(node.binds.iter().all(|bind| bind.target != Path::new("/opt/cni/bin")));
     let text = outcome.plan.to_string();
     for line in [
