@@ -63,7 +63,11 @@ fn main() {
         let world = Arc::clone(&world);
         Trial::test(*name, move || {
             world::new_notes();
-            test(&world).map_err(|error| error.to_string().into())
+            test(&world).map_err(|error| {
+                // The runner's own list comes at the very end.
+                world::note(format!("failed: {error}"));
+                error.to_string().into()
+            })
         })
     });
     let trials: Vec<Trial> = trials.collect();

@@ -111,14 +111,12 @@ fn talk(kubectl: &dyn Fn(&[&str]) -> Invocation, one: &Talker, other: &Talker) -
             let ping = ping.map_err(|error| error.to_string())?;
             if ping.ok() { Ok(()) } else { Err(ping.to_string()) }
         })?;
-        let server = kubectl(&["exec", &to.name, "--", "sh", "-c", "echo hello | nc -l -p 7100"]).spawn()?;
-        let ask = format!("nc -w 3 {} 7100 </dev/null", to.address);
+        let url = format!("http://{}:7000/name", to.address);
         until(Duration::from_secs(30), &format!("{} to hear {}", from.name, to.name), || {
-            let heard = kubectl(&["exec", &from.name, "--", "sh", "-c", &ask]).run();
+            let heard = kubectl(&["exec", &from.name, "--", "curl", "-s", "--max-time", "5", &url]).run();
             let heard = heard.map_err(|error| error.to_string())?;
-            if heard.stdout.trim() == "hello" { Ok(()) } else { Err(heard.to_string()) }
+            if heard.stdout.trim() == to.name { Ok(()) } else { Err(heard.to_string()) }
         })?;
-        drop(server);
         let name = kubectl(&["exec", &from.name, "--", "nslookup", "kubernetes.default.svc.cluster.local"]);
         holds(name.run()?.stdout.contains("10.96.0.1"), format!("{} has no DNS", from.name))?;
         note(format!("{} ({}) reaches {} ({})", from.name, from.address, to.name, to.address));

@@ -74,14 +74,17 @@ impl Joined {
     }
 }
 
-/// A pod of the kit's tools on this node, that may ping.
+/// A pod of the kit's tools on this node, that may ping and serves its /tmp by HTTP on port 7000, its own name in the file
+/// `name`; beside them a name server on port 53, which without a configuration
+/// answers each question with the address that it came from.
 pub(crate) fn manifest(name: &str, node: &str) -> String {
     format!(
         r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","labels":{{"app":"{name}"}}}},"spec":{{
         "nodeName":"{node}","terminationGracePeriodSeconds":1,"tolerations":[{{"operator":"Exists"}}],"containers":[{{
         "name":"c","image":"test.local/tools:1","imagePullPolicy":"Never",
-        "command":["/bin/sh","-c","echo started; exec sleep 100000"],
-        "securityContext":{{"capabilities":{{"add":["NET_RAW"]}}}}}}]}}}}"#
+        "command":["/bin/sh","-c","echo started; hostname >/tmp/name; exec busybox httpd -f -p 7000 -h /tmp"],
+        "securityContext":{{"capabilities":{{"add":["NET_RAW"]}}}}}},{{
+        "name":"dns","image":"registry.k8s.io/coredns/coredns:v1.12.1","imagePullPolicy":"Never"}}]}}}}"#
     )
 }
 
