@@ -81,8 +81,13 @@ impl Netns {
 
     /// ip(8) inside.
     pub(crate) fn ip(&self, args: &[&str]) -> Result<(), Error> {
+        self.run("ip", args)
+    }
+
+    /// A program of this machine inside.
+    pub(crate) fn run(&self, program: &str, args: &[&str]) -> Result<(), Error> {
         let net = format!("--net={}", self.path().display());
-        run(&[&["nsenter", &net, "--", "ip"], args].concat(), LIMIT).map(drop)
+        run(&[&["nsenter", &net, "--", program], args].concat(), LIMIT).map(drop)
     }
 
     /// Ends the holder.
