@@ -98,6 +98,7 @@ fn complain(doing: &str, error: &Error) {
 const JOINING: &[&str] = &[
     "a token lives for 24 hours; a new one, on a control plane: kubeadm token create --print-join-command",
     "the API server must answer from this host, in a few milliseconds: curl -k https://HOST:PORT/livez",
+    "packets of full size must pass: ping -M do -s 1472 HOST    (28 bytes less than the interface's MTU)",
     "the clocks of both hosts must agree: timedatectl",
 ];
 

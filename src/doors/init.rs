@@ -68,6 +68,9 @@ pub(super) fn run(request: Command<'_>) -> Result<End, Error> {
     preflight(&outcome)?;
     failpoint(Border::After, Phase::Preflight);
     let (outcome, tally) = apply(&config, request, outcome)?;
+    if outcome.summary.role.joins() {
+        compare(&config)?;
+    }
     report::result(&closing(&outcome, tally))?;
     Ok(End::OK)
 }
@@ -122,6 +125,15 @@ fn preflight(outcome: &Outcome) -> Result<(), Error> {
         return Err(Error::Unmet(outcome.unmet.clone()));
     }
     report::needs(&outcome.unmet);
+    Ok(())
+}
+
+/// Says what is odd about the cluster that was joined, now that it can be asked.
+fn compare(config: &Config) -> Result<(), Error> {
+    let cluster = machine::user(config).and_then(|user| probe::configuration(&user));
+    if let Some(cluster) = cluster {
+        report::needs(&u7s_plan::preflight::joined(config, &probe::facts(config)?, &cluster));
+    }
     Ok(())
 }
 

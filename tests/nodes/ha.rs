@@ -9,6 +9,7 @@ use u7s_harness::{Lan, Node, Output, until};
 use crate::Listed;
 use crate::balance::Balancer;
 use crate::cluster::{Cluster, SOON};
+use crate::join::nowhere;
 use crate::pair::{Joined, join, join_words};
 use crate::world::{Bare, Check, IGNORED, World, exits, holds, kubeadm, note, wants};
 
@@ -93,6 +94,8 @@ fn three_control_planes_stand_behind_one_endpoint(world: &World) -> Check {
     let trio = world.trio()?;
     note(format!("init {:.1} s", trio.first.took.as_secs_f64()));
     for joined in &trio.others {
+        let key = joined.flags.iter().find_map(|flag| flag.strip_prefix("--certificate-key="));
+        nowhere(joined.node(), key.ok_or("no certificate key among the flags")?)?;
         note(format!("join of {} as control plane {:.1} s", joined.node().name(), joined.took.as_secs_f64()));
     }
     note(format!("all Ready {:.1} s later", trio.settle(Duration::from_secs(300))?.as_secs_f64()));
@@ -159,6 +162,8 @@ fn one_is_removed_and_joins_again(world: &World) -> Check {
     let reset = kubeadm(third.node(), &["reset", "--force"]).run()?;
     exits(&reset, 0)?;
     wants(&reset, "the host is as it was")?;
+    let changes = third.bare.before.diff(&third.node().snapshot()?);
+    holds(changes.is_empty(), format!("left behind: {changes:#?}"))?;
     let (members, _) = trio.members("c1")?;
     holds(members == ["c1", "c2"], format!("members of etcd after the reset: {members:?}"))?;
     let words = join_words(&trio.first)?;

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use u7s_harness::Node;
+
 use crate::Listed;
-use crate::pair::{Pair, join, ready_within};
+use crate::pair::{join, ready_within};
 use crate::world::{Check, World, exits, holds, note, wants};
 
 pub(crate) const TESTS: &[Listed] = &[
@@ -39,18 +41,18 @@ fn token_and_key_are_in_no_file(world: &World) -> Check {
     let token = pair.b.words.iter().find(|word| word.len() == 23 && word.as_bytes()[6] == b'.');
     let token = token.ok_or("no token among the words of join")?;
     let secret = token.split_once('.').map_or("", |(_, secret)| secret);
-    nowhere(&pair, secret)
+    nowhere(pair.b.node(), secret)
 }
 
 /// Looks through everything that the node wrote: files of the host and of the node's tree, and the journal.
-pub(crate) fn nowhere(pair: &Pair, secret: &str) -> Check {
+pub(crate) fn nowhere(node: &Node, secret: &str) -> Check {
     let script = format!(
         "grep -rlF --binary-files=text -e {secret} /etc /run /var/lib/u7s /var/lib/u7s-admin/node/kubelet \
          /var/lib/u7s-admin/node/log /var/lib/u7s-admin/node/root /var/log /root /tmp 2>/dev/null; \
          journalctl --no-pager | grep -cF -e {secret}"
     );
-    let output = pair.b.node().exec(&["sh", "-c", &script])?;
-    holds(output.stdout.trim() == "0", format!("the token is in: {}", output.stdout))
+    let output = node.exec(&["sh", "-c", &script])?;
+    holds(output.stdout.trim() == "0", format!("the secret is in: {}", output.stdout))
 }
 
 fn a_second_join_changes_nothing(world: &World) -> Check {

@@ -20,6 +20,8 @@ pub(crate) struct Joined {
     pub(crate) bare: Bare,
     /// The words behind `kubeadm join` that A printed.
     pub(crate) words: Vec<String>,
+    /// Flags beside them.
+    pub(crate) flags: Vec<String>,
     /// What `kubeadm join` printed.
     pub(crate) output: Output,
     /// How long it took.
@@ -58,10 +60,11 @@ impl Joined {
     /// Joins by what A prints, with further flags.
     pub(crate) fn new(a: &Cluster, bare: Bare, flags: &[String]) -> Result<Self, Box<dyn Error>> {
         let words = join_words(a)?;
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let given: Vec<&str> = flags.iter().map(String::as_str).collect();
         let began = Instant::now();
-        let (output, parts) = listen(join(&bare.node, &words, &flags).spawn()?, began)?;
-        let joined = Self { bare, words, output, took: began.elapsed(), parts };
+        let (output, parts) = listen(join(&bare.node, &words, &given).spawn()?, began)?;
+        let flags = flags.to_vec();
+        let joined = Self { bare, words, flags, output, took: began.elapsed(), parts };
         if joined.output.ok() {
             return Ok(joined);
         }

@@ -19,6 +19,11 @@ pub(crate) const TESTS: &[Listed] = &[
     ("strangers::a_wrong_hash_of_the_ca_is_refused", a_wrong_hash_of_the_ca_is_refused),
     ("strangers::an_endpoint_that_does_not_answer_is_named", an_endpoint_that_does_not_answer_is_named),
     ("strangers::a_name_that_is_taken_is_refused", a_name_that_is_taken_is_refused),
+    ("strangers::a_black_hole_for_large_packets_is_hinted_at", a_black_hole_for_large_packets_is_hinted_at),
+    (
+        "strangers::a_host_network_within_the_pod_network_is_told",
+        a_host_network_within_the_pod_network_is_told,
+    ),
     ("strangers::a_join_that_is_cut_off_can_be_repeated", a_join_that_is_cut_off_can_be_repeated),
     ("strangers::joins_and_resets_five_times_without_a_trace", joins_and_resets_five_times_without_a_trace),
 ];
@@ -199,6 +204,34 @@ fn a_name_that_is_taken_is_refused(world: &World) -> Check {
         &["--node-name=a"],
         "a Node with name \"a\" and status \"Ready\" already exists",
     )
+}
+
+/// The bridge's port to this host drops what is large, and tells nobody.
+fn a_black_hole_for_large_packets_is_hinted_at(world: &World) -> Check {
+    let lan = world.lan()?;
+    let port = world.stranger()?.node.port();
+    lan.command(&["ip", "link", "set", &port, "mtu", "1280"]).ok()?;
+    let result = refused(world, |_, _| Ok(()), &[], "couldn't validate the identity of the API Server");
+    lan.command(&["ip", "link", "set", &port, "mtu", "1500"]).ok()?;
+    result
+}
+
+/// kubeadm has no word for it, and joins.
+fn a_host_network_within_the_pod_network_is_told(world: &World) -> Check {
+    let pair = world.pair()?;
+    let bare = world.stranger()?;
+    bare.node
+        .sh("ip link add clash type dummy; ip addr add 10.244.77.1/24 dev clash; ip link set clash up")?;
+    let output = join(&bare.node, &join_words(&pair.a)?, &[]).run();
+    bare.node.sh("ip link del clash")?;
+    let output = output?;
+    exits(&output, 0)?;
+    wants(
+        &output,
+        "[WARNING PodCIDR]: the pod network 10.244.0.0/16 of the cluster overlaps 10.244.77.0/24 on clash",
+    )?;
+    exits(&kubeadm(&bare.node, &["reset", "--force"]).run()?, 0)?;
+    pair.a.kubectl(&["delete", "node", bare.node.name()]).map(drop)
 }
 
 /// The way to the API server ends between preflight and bootstrap; the same command later completes the join.

@@ -5,12 +5,15 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use ipnet::Ipv4Net;
+
 use crate::cni;
 use crate::config::{Cni, Config};
 use crate::facts::{Facts, Listener};
 use crate::host;
 use crate::kubeadm::Output;
 use crate::need::{Level, Unmet};
+use crate::yaml;
 
 mod firewall;
 mod ids;
@@ -78,6 +81,19 @@ pub fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unmet> {
     unmet.extend(network::needs(config, facts, merged));
     unmet.extend(ports(facts, merged));
     unmet
+}
+
+/// Warnings about a cluster that this node has joined, from its ClusterConfiguration: networks that cover the host's.
+///
+/// A text that is no such document, or names no network, gives none.
+#[must_use]
+pub fn joined(config: &Config, facts: &Facts, cluster: &str) -> Vec<Unmet> {
+    let documents = yaml::documents(cluster, "ClusterConfiguration").unwrap_or_default();
+    let network = |field: &str| {
+        let text = documents.first()?.get("networking")?.get(field)?.as_str()?;
+        text.split(',').find_map(|part| part.trim().parse::<Ipv4Net>().ok())
+    };
+    network::joined(config, facts, (network("podSubnet"), network("serviceSubnet")))
 }
 
 /// Unmet needs of `kubeadm reset`: only rights.

@@ -10,8 +10,8 @@ use u7s_plan::config::Config;
 use u7s_plan::facts::Facts;
 use u7s_plan::init::{Docs, Outcome, join};
 use u7s_plan::kubeadm::{DISCOVERY_FILE, Role};
-use u7s_plan::request;
 use u7s_plan::step::{Action, Done, Phase};
+use u7s_plan::{preflight, request};
 
 const TOKEN: &str = "abcdef.0123456789abcdef";
 const HASH: &str = "sha256:6c3f1c1b7f1d7f7f8c7b5d2b2d1e5a1e3e4d6b7a8c9d0e1f2a3b4c5d6e7f8091";
@@ -181,4 +181,18 @@ fn f44_bad_discovery_is_refused_before_anything_is_done() {
         ..Docs::default()
     };
     assert!(refused(&from_file(), elsewhere).contains("caCertPath is /srv/ca.crt"));
+}
+
+#[test]
+fn a_cluster_whose_networks_cover_the_hosts_is_told() {
+    let told = |text: &str| -> Vec<String> {
+        let needs = preflight::joined(&Config::default(), &common::machine(), text);
+        needs.iter().map(ToString::to_string).collect()
+    };
+    let clash = told("networking:\n  podSubnet: 10.77.0.0/16\n  serviceSubnet: 10.96.0.0/12\n");
+    assert_eq!(clash.len(), 1, "{clash:?}");
+    assert!(clash[0].contains("[WARNING PodCIDR]") && clash[0].contains("10.77.0.0/24"), "{clash:?}");
+    for text in ["networking:\n  podSubnet: 10.244.0.0/16\n", "networking: {}", "nonsense: [", ""] {
+        assert_eq!(told(text), [""; 0], "{text:?}");
+    }
 }

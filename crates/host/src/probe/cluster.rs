@@ -82,10 +82,21 @@ pub(crate) fn node_known(user: &UserFact, node: &str, control_plane: bool, deadl
     said.is_some_and(|said| said.split(|byte| *byte == b'\n').any(|line| line == name.as_bytes()))
 }
 
+/// The cluster's ClusterConfiguration, as every node may read it; `None` if it cannot be had.
+///
+/// Source: kubernetes, cmd/kubeadm/app/phases/uploadconfig, role `kubeadm:nodes-kubeadm-config`.
+#[must_use]
+pub fn configuration(user: &UserFact) -> Option<String> {
+    let words = ["get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"];
+    let said = kubectl(user, "--kubeconfig=/etc/kubernetes/kubelet.conf", &words, Duration::from_secs(10))?;
+    let map: serde_json::Value = serde_json::from_slice(&said).ok()?;
+    map["data"]["ClusterConfiguration"].as_str().map(str::to_owned)
+}
+
 /// Credentials of a control plane.
 const ADMIN: &str = "--kubeconfig=/etc/kubernetes/admin.conf";
 
-/// What kubectl said, at most 4 KiB; `None` if it failed, or not in time.
+/// What kubectl said, at most 64 KiB; `None` if it failed, or not in time.
 fn kubectl(user: &UserFact, credentials: &str, words: &[&str], deadline: Duration) -> Option<Vec<u8>> {
     let kubectl = programs::needed("kubectl").ok()?;
     let target = Target::find(user).ok()?;
@@ -93,7 +104,8 @@ fn kubectl(user: &UserFact, credentials: &str, words: &[&str], deadline: Duratio
     let argv = [kubectl.as_os_str(), credentials.as_ref(), timeout.as_ref()]
         .into_iter()
         .chain(words.iter().map(AsRef::as_ref));
-    let asked = Entry::inside(&target, argv).directory("/").input(Input::Null).output(Output::Capture(4096));
+    let asked =
+        Entry::inside(&target, argv).directory("/").input(Input::Null).output(Output::Capture(64 << 10));
     // The client needs its own start on top of the request.
     let ended = asked.deadline(deadline + Duration::from_secs(5)).run().ok()?;
     ended.status.success().then_some(ended.stdout)

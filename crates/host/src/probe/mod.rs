@@ -23,6 +23,7 @@ mod network;
 mod tools;
 mod users;
 
+pub use cluster::configuration;
 pub(crate) use cluster::{api_has, api_ready, kubelet, node_known};
 pub use documents::{Patch, document, node, patches};
 pub(crate) use machine::{Modules, sysctl};

@@ -5,7 +5,7 @@ use ipnet::Ipv4Net;
 use crate::config::Config;
 use crate::facts::Facts;
 use crate::kubeadm::Output;
-use crate::need::Unmet;
+use crate::need::{Level, Unmet};
 
 use super::error;
 
@@ -37,7 +37,7 @@ pub(super) fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unme
             "ip route add default via GATEWAY dev INTERFACE",
         ));
     }
-    let claims = claims(config, merged);
+    let claims = claims(config, (merged.pod_cidr, merged.service_cidr));
     let hosts = hosts(facts);
     for (index, claim) in claims.iter().enumerate() {
         let others = claims.iter().skip(index + 1).map(|other| (other.network, format!("({})", other.name)));
@@ -53,9 +53,40 @@ pub(super) fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unme
     unmet
 }
 
+/// What a node that has joined finds out: networks of its cluster that cover the host's.
+///
+/// Before, only the cluster knows them, and kubeadm does not compare.
+pub(super) fn joined(
+    config: &Config,
+    facts: &Facts,
+    networks: (Option<Ipv4Net>, Option<Ipv4Net>),
+) -> Vec<Unmet> {
+    let hosts = hosts(facts);
+    let clash = |claim: Claim| {
+        let (network, name) = hosts.iter().find(|(network, _)| overlap(*network, claim.network))?;
+        Some(Unmet {
+            level: Level::Warning,
+            ..error(
+                claim.id,
+                format!(
+                    "{} {} of the cluster overlaps {network} {name}: this node and its pods do not reach it",
+                    claim.name, claim.network
+                ),
+                "kubeadm reset; then give the host another network, or join a cluster that was made with --pod-network-cidr and --service-cidr apart from it",
+            )
+        })
+    };
+    claims(config, networks)
+        .into_iter()
+        .filter(|claim| claim.id != "RangeOverlap")
+        .filter_map(clash)
+        .collect()
+}
+
 /// A node that joins does not know the cluster's networks.
-fn claims(config: &Config, merged: &Output) -> Vec<Claim> {
-    let pods = merged.pod_cidr.map(|network| Claim {
+fn claims(config: &Config, networks: (Option<Ipv4Net>, Option<Ipv4Net>)) -> Vec<Claim> {
+    let (pods, services) = networks;
+    let pods = pods.map(|network| Claim {
         id: "PodCIDR",
         name: "the pod network",
         network,
@@ -63,7 +94,7 @@ fn claims(config: &Config, merged: &Output) -> Vec<Claim> {
         end: "",
         candidates: &PODS,
     });
-    let services = merged.service_cidr.map(|network| Claim {
+    let services = services.map(|network| Claim {
         id: "ServiceCIDR",
         name: "the service network",
         network,
