@@ -125,9 +125,9 @@ fn answering(address: &str) -> [String; 3] {
 fn own_rules_stay(world: &World) -> Check {
     let walled = world.walled()?;
     let node = walled.cluster.node();
-    let line = "[WARNING HostFirewall]: the host's own rules (inet mine input) drop 6443/tcp, 10250/tcp, 30000-32767/tcp from outside";
+    let line = "[WARNING HostFirewall]: the host's own rules (inet mine input) drop 6443/tcp, 10250/tcp, 30000-32767/tcp, 8472/udp from outside";
     wants(&walled.cluster.init, line)?;
-    let hint = "nft insert rule inet mine input tcp dport '{ 6443, 10250, 30000-32767 }' accept";
+    let hint = "nft insert rule inet mine input tcp dport '{ 6443, 10250, 30000-32767 }' accept && nft insert rule inet mine input udp dport '{ 8472 }' accept";
     wants(&walled.cluster.init, hint)?;
     let others = node.sh("nft -s list ruleset")?;
     let ours = node.sh("nft -s list table inet u7s")?;

@@ -135,6 +135,8 @@ fn a_bridge_needs_no_image(world: &World) -> Check {
     cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=80s", "node/n5"])?;
     let pods = cluster.kubectl(&["get", "pods", "-A", "-o", "name"])?;
     holds(!pods.contains("flannel"), format!("flannel was applied: {pods}"))?;
+    // A cluster this young may not have it yet.
+    cluster.kubectl(&["wait", "--for=create", "--timeout=60s", "serviceaccount/default"])?;
     server(&cluster, "served", r#"[{"containerPort":8000,"hostPort":18000}]"#)?;
     let port = format!("http://{}:18000/hostname", cluster.node().ip());
     answers("the host port, from the node", "served", || cluster.inside(&["curl", "-s", "-m5", &port]))
