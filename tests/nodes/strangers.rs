@@ -29,7 +29,7 @@ pub(crate) const TESTS: &[Listed] = &[
 ];
 
 /// kubeadm's own waits in these tests.
-const PATIENCE: &str = "15s";
+const PATIENCE: &str = "10s";
 
 /// How much more than [`PATIENCE`] a failing join may take: its images are loaded first.
 const DEADLINE: Duration = Duration::from_secs(75);
