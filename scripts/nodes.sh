@@ -2,7 +2,8 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # features, filter and listing are the caller's
 
-# First what has deadlines of seconds, alone; then single nodes beside clusters, which mostly wait.
+# First what has deadlines of seconds, alone; then single nodes beside clusters, which mostly wait. A module that no list names
+# would run in all three.
 nested_nodes() {
     local exact=(refusals init services posture faults reset resume machine) single=(commands firewall flannel rootful)
     local clusters=(join traffic outside strangers mixed ha) beside failed=0
