@@ -50,7 +50,7 @@ Exit status: 0 done, 1 failed, 2 the machine is not ready, 3 wrong usage or conf
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print what `kubeadm init` or `kubeadm reset` would do, and do nothing.
+    /// Print what `kubeadm init`, `join` or `reset` would do, and do nothing.
     Plan {
         #[command(subcommand)]
         of: Planned,
