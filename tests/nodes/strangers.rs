@@ -221,7 +221,7 @@ fn a_host_network_within_the_pod_network_is_told(world: &World) -> Check {
     let pair = world.pair()?;
     let bare = world.stranger()?;
     bare.node
-        .sh("ip link add clash type dummy; ip addr add 10.244.77.1/24 dev clash; ip link set clash up")?;
+        .sh("ip link add clash type bridge; ip addr add 10.244.77.1/24 dev clash; ip link set clash up")?;
     let output = join(&bare.node, &join_words(&pair.a)?, &[]).run();
     bare.node.sh("ip link del clash")?;
     let output = output?;
