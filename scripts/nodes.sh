@@ -16,14 +16,16 @@ nested_nodes() {
 }
 
 beside_each_other() {
-    local failed=0 logs
+    local failed=0 logs singles manys
     logs=$(mktemp -d)
     say "nested nodes, beside each other: ${single[*]}; ${pair[*]}; ${many[*]}"
     nodes_but "${exact[@]}" "${pair[@]}" "${many[@]}" >"$logs/single" 2>&1 &
+    singles=$!
     nodes_but "${exact[@]}" "${single[@]}" "${pair[@]}" >"$logs/many" 2>&1 &
+    manys=$!
     nodes_but "${exact[@]}" "${single[@]}" "${many[@]}" || failed=1
-    wait -n || failed=1
-    wait -n || failed=1
+    wait "$singles" || failed=1
+    wait "$manys" || failed=1
     cat "$logs/single" "$logs/many"
     rm -r "$logs"
     return "$failed"
