@@ -153,17 +153,18 @@ pub(crate) fn peers() {
     let bed = Bed::new();
     let _inner = bed.inner(4096);
     assert!(open(&bed, &[forward(NODE, VXLAN)]).is_empty());
+    // From any port of the peer to ours, first: what comes in waits for the inner half to take the port, what goes out does not.
+    let there = socket(&bed.node, NODE, VXLAN);
+    let stranger = socket(&bed.client, CLIENT, 0);
+    stranger.connect((NODE, VXLAN)).unwrap();
+    assert_eq!(ask(&stranger, &there, b"in").ip(), CLIENT);
     let theirs = socket(&bed.client, CLIENT, VXLAN);
     let ours = socket(&bed.node, NODE, 0);
     ours.send_to(b"out", (CLIENT, VXLAN)).unwrap();
     let mut word = [0; 9];
     let (length, from) = theirs.recv_from(&mut word).unwrap();
     assert_eq!((&word[..length], from), (&b"out"[..], SocketAddr::from((NODE, VXLAN))));
-    // From any port of the peer to ours, and never to the host itself.
-    let there = socket(&bed.node, NODE, VXLAN);
-    let stranger = socket(&bed.client, CLIENT, 0);
-    stranger.connect((NODE, VXLAN)).unwrap();
-    assert_eq!(ask(&stranger, &there, b"in").ip(), CLIENT);
+    // Never to the host itself.
     let loopback = socket(&bed.host, Ipv4Addr::LOCALHOST, VXLAN);
     loopback.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     bed.node.ip("route add 127.0.0.9/32 dev u7s0 table 118");
