@@ -102,6 +102,25 @@ pub(crate) fn recipes() -> [Recipe; 6] {
     ]
 }
 
+/// The version of a module in the first recipe that pins it.
+///
+/// Source: go.mod reference, "require": a line of module and version.
+pub(crate) fn version_of(module: &str) -> Option<&'static str> {
+    let in_line = |line: &'static str| {
+        let mut words = line.trim().trim_start_matches("require ").split(' ');
+        (words.next()? == module).then(|| words.next()).flatten()
+    };
+    recipes().iter().chain([&rootlesskit()]).find_map(|recipe| recipe.go_mod.lines().find_map(in_line))
+}
+
+/// What the benchmarks compare with; no node needs it.
+pub(crate) fn rootlesskit() -> Recipe {
+    module!(
+        "rootlesskit",
+        Recipe { packages: &["github.com/rootless-containers/rootlesskit/v3/cmd/rootlesskit"], ..PLAIN }
+    )
+}
+
 const KUBERNETES_PACKAGES: &[&str] = &[
     "k8s.io/kubernetes/cmd/kubeadm",
     "k8s.io/kubernetes/cmd/kubelet",
@@ -245,12 +264,19 @@ mod tests {
 
     #[test]
     fn every_package_is_a_tool_of_its_module() {
-        for recipe in recipes() {
+        for recipe in recipes().into_iter().chain([rootlesskit()]) {
             for package in recipe.packages {
                 let path = package.split_once('=').map_or(*package, |(_, path)| path);
                 assert!(recipe.go_mod.contains(path), "{} lacks {path}", recipe.name);
             }
         }
+    }
+
+    #[test]
+    fn versions_of_modules() {
+        assert_eq!(version_of("github.com/flannel-io/flannel"), Some(FLANNEL));
+        assert_eq!(version_of("k8s.io/kubernetes"), Some(KUBERNETES));
+        assert_eq!(version_of("no.such/module"), None);
     }
 
     #[test]

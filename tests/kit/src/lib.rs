@@ -33,6 +33,12 @@ pub type Say<'a> = &'a dyn Fn(&str);
 /// The version of Kubernetes that the recipes build.
 pub const KUBERNETES: &str = golang::KUBERNETES;
 
+/// The version of a Go module that the recipes pin: "v1.34.0".
+#[must_use]
+pub fn version_of(module: &str) -> Option<&'static str> {
+    golang::version_of(module)
+}
+
 /// The binaries that a node has in `/usr/bin`, apart from the distribution's own.
 pub const NODE_BINARIES: [&str; 5] = ["kubeadm", "kubelet", "kubectl", "crio", "pinns"];
 
@@ -77,6 +83,15 @@ pub fn ensure(say: Say<'_>) -> Result<Kit, Error> {
     Ok(Kit { binaries, sha256, cni, layout, images, tree })
 }
 
+/// Builds RootlessKit, which only benchmarks want, unless the cache has it; gives the program's path.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn rootlesskit(say: Say<'_>) -> Result<PathBuf, Error> {
+    let dir = golang::ensure(&Store::open(say)?, &golang::rootlesskit())?;
+    Ok(dir.join("bin/rootlesskit"))
+}
+
 impl Kit {
     /// The host path of a binary: kubeadm, kubelet, kubectl, kube-*, crio, pinns, etcd, etcdctl, coredns,
     /// flanneld.
@@ -107,6 +122,12 @@ impl Kit {
     #[must_use]
     pub fn images(&self) -> &[String] {
         &self.images
+    }
+
+    /// The version of a Debian package in the tree: "1.2.1-1.1".
+    #[must_use]
+    pub fn package(&self, name: &str) -> Option<String> {
+        tree::version_of(&self.tree, name)
     }
 
     /// The Debian tree that nested nodes are copied from.

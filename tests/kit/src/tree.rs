@@ -110,6 +110,16 @@ fn build(job: &Job<'_>) -> Result<(), Error> {
     settle(&job.dir)
 }
 
+/// The version of an installed package.
+///
+/// Source: dpkg's status file: paragraphs of "Field: value".
+pub(crate) fn version_of(root: &Path, package: &str) -> Option<String> {
+    let status = fs::read_to_string(root.join("var/lib/dpkg/status")).ok()?;
+    let name = format!("Package: {package}");
+    let paragraph = status.split("\n\n").find(|paragraph| paragraph.lines().any(|line| line == name))?;
+    paragraph.lines().find_map(|line| line.strip_prefix("Version: ")).map(String::from)
+}
+
 /// Its own mounts end with the command, so that none is left in a tree that gets removed.
 fn isolated() -> Command {
     let mut command = Command::new("unshare");
