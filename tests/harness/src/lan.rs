@@ -192,6 +192,6 @@ pub(crate) fn port_of(ip: Ipv4Addr) -> String {
     clippy::print_stderr,
     reason = "building the kit takes minutes, and tests have no other place to say so"
 )]
-fn progress(line: &str) {
+pub(crate) fn progress(line: &str) {
     eprintln!("{line}");
 }

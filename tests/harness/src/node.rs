@@ -186,6 +186,19 @@ impl Node {
         self.ok(&["/usr/libexec/u7s/postinstall"]).map(drop)
     }
 
+    /// Puts Debian unstable's slirp4netns, which takes a tap by descriptor, to /opt/unstable/bin; booted or not.
+    ///
+    /// # Errors
+    /// It cannot be had, or not be copied.
+    pub fn install_unstable_driver(&self) -> Result<(), Error> {
+        let source = u7s_kit::unstable_driver(&crate::lan::progress)?.display().to_string();
+        let root = self.pid1.map_or_else(|| self.root_dir(), |pid| format!("/proc/{pid}/root").into());
+        let target = root.join("opt/unstable").display().to_string();
+        run(&["mkdir", "-p", &target], Duration::from_secs(30))?;
+        let parts = ["bin", "lib"].map(|part| format!("{source}/{part}"));
+        run(&["cp", "-a", &parts[0], &parts[1], &target], Duration::from_secs(30)).map(drop)
+    }
+
     /// Leaves a device out of the next boot's /dev: "net/tun", "fuse", "kmsg".
     ///
     /// # Errors

@@ -16,6 +16,7 @@ mod oci;
 mod run;
 mod store;
 mod tree;
+mod unstable;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -90,6 +91,16 @@ pub fn ensure(say: Say<'_>) -> Result<Kit, Error> {
 pub fn rootlesskit(say: Say<'_>) -> Result<PathBuf, Error> {
     let dir = golang::ensure(&Store::open(say)?, &golang::rootlesskit())?;
     Ok(dir.join("bin/rootlesskit"))
+}
+
+/// Debian unstable's slirp4netns (1.3 or newer), which not every run wants; gives a directory with `bin/` and `lib/`.
+///
+/// The program runs in the node tree, wherever the two directories are put beside each other.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn unstable_driver(say: Say<'_>) -> Result<PathBuf, Error> {
+    unstable::ensure(&Store::open(say)?)
 }
 
 impl Kit {
