@@ -12,3 +12,4 @@ mod pass;
 mod ports;
 mod progress;
 mod reset;
+mod stopwatch;

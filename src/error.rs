@@ -61,6 +61,9 @@ pub enum Error {
         /// Where the real one should be.
         path: PathBuf,
     },
+    /// There is no run whose times could be shown.
+    #[error("no kubeadm init or join of ours has run on this machine since it was made or reset")]
+    NoRun,
     /// The question was not answered with yes.
     ///
     /// Source: kubernetes, cmd/kubeadm/app/util/util.go, `InteractivelyConfirmAction`.

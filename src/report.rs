@@ -184,6 +184,7 @@ fn hints(error: &Error) -> Vec<&'static str> {
         Error::Host(error) => host_hints(error),
         Error::Control(_) | Error::Enter(_) => vec!["journalctl -u u7s.service -n 50"],
         Error::Config(_) => vec!["every key is explained in /etc/u7s/config.toml"],
+        Error::NoRun => vec!["u7s check    (is this machine ready for one?)"],
         Error::Inside => vec!["exit, then run it on the host"],
         Error::Reset(_) => vec!["kubeadm reset    (again: what is done already holds)"],
         Error::Declined => vec!["kubeadm reset --force"],

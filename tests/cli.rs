@@ -42,7 +42,9 @@ mod tests {
     fn help_is_a_result_and_names_every_command() {
         let (code, stdout, stderr) = run("u7s", &["--help"]);
         assert_eq!((code, stderr.as_str()), (Some(0), ""));
-        for command in ["plan", "check", "status", "shell", "host-apply", "version", "Exit status:"] {
+        for command in
+            ["plan", "check", "status", "timings", "shell", "host-apply", "version", "Exit status:"]
+        {
             assert!(stdout.contains(command), "{command}: {stdout}");
         }
         assert!(!stdout.contains('\u{1b}'));

@@ -1,18 +1,22 @@
 //! `kubeadm init` and `kubeadm join`: facts, plan, needs; then the plan is applied, or only shown.
 
+use std::time::{Duration, Instant};
+
 use u7s_host::apply::{Applier, Border, Tally, failpoint};
 use u7s_host::enter;
 use u7s_host::lock::Lock;
-use u7s_host::probe;
+use u7s_host::{probe, timings};
 use u7s_plan::config::Config;
 use u7s_plan::init::{Docs, Outcome};
 use u7s_plan::need::Unmet;
 use u7s_plan::request;
 use u7s_plan::step::Phase;
+use u7s_plan::timings::Run;
 use u7s_plan::{kubeadm, yaml};
 
 use super::machine;
 use super::progress::Progress;
+use super::stopwatch::Stopwatch;
 use crate::{End, Error, report};
 
 /// What is planned.
@@ -63,15 +67,22 @@ pub(super) fn run(request: Command<'_>) -> Result<End, Error> {
     let config = machine::config()?;
     // Facts that another run is just changing are worth nothing.
     let _lock = Lock::take()?;
+    let mut watch = Stopwatch::start(request.name());
+    watch.phase(Phase::Preflight, Instant::now());
     let outcome = plan(&config, request)?;
     failpoint(Border::Before, Phase::Preflight);
     preflight(&outcome)?;
     failpoint(Border::After, Phase::Preflight);
-    let (outcome, tally) = apply(&config, request, outcome)?;
+    let applied = apply(&config, request, outcome, &mut watch);
+    let run = watch.stop(Instant::now());
+    if applied.as_ref().map_or(true, |(_, tally)| tally.done > 0) {
+        keep(&run, request.given());
+    }
+    let (outcome, tally) = applied?;
     if outcome.summary.role.joins() {
         compare(&config)?;
     }
-    report::result(&closing(&outcome, tally))?;
+    report::result(&closing(&outcome, tally, &run))?;
     Ok(End::OK)
 }
 
@@ -138,31 +149,61 @@ fn compare(config: &Config) -> Result<(), Error> {
 }
 
 /// Applies all phases; where the user did not exist, phase Host alone first, and then all with his real ids.
-fn apply(config: &Config, request: Command<'_>, planned: Outcome) -> Result<(Outcome, Tally), Error> {
+fn apply(
+    config: &Config,
+    request: Command<'_>,
+    planned: Outcome,
+    watch: &mut Stopwatch,
+) -> Result<(Outcome, Tally), Error> {
     let mut progress = Progress::default();
     let mut tally = Tally::default();
     let mut outcome = planned;
     if outcome.provisional {
-        tally = walk(config, &outcome, &mut progress)?;
+        tally = walk(config, &outcome, &mut progress, watch)?;
+        watch.phase(Phase::Preflight, Instant::now());
         outcome = plan(config, request)?;
         preflight(&outcome)?;
     }
-    let rest = walk(config, &outcome, &mut progress)?;
+    let rest = walk(config, &outcome, &mut progress, watch)?;
     progress.end();
     let tally = Tally { done: tally.done + rest.done, held: rest.held, skipped: rest.skipped };
     Ok((outcome, tally))
 }
 
-fn walk(config: &Config, outcome: &Outcome, progress: &mut Progress) -> Result<Tally, Error> {
-    let mut tell = |event: u7s_host::apply::Event<'_>| progress.hear(&event);
+fn walk(
+    config: &Config,
+    outcome: &Outcome,
+    progress: &mut Progress,
+    watch: &mut Stopwatch,
+) -> Result<Tally, Error> {
+    let mut tell = |event: u7s_host::apply::Event<'_>| {
+        watch.hear(&event, Instant::now());
+        progress.hear(&event);
+    };
     Ok(Applier::new(&config.user, &mut tell)?.run(outcome.phases())?)
 }
 
+/// What each part took is kept for `u7s timings`; who asked kubeadm for details sees it at once.
+fn keep(run: &Run, given: &request::Init) {
+    if let Err(error) = timings::keep(run) {
+        report::line(&format!("the times of this run are not kept: {error}"));
+    }
+    if given.verbosity() > 0 {
+        report::line(&format!("[u7s] what this run took:\n{run}"));
+    }
+}
+
 /// The last words, after kubeadm's own.
-fn closing(outcome: &Outcome, tally: Tally) -> String {
+fn closing(outcome: &Outcome, tally: Tally, run: &Run) -> String {
+    let seconds = Duration::from_micros(run.took_us).as_secs_f64();
     let head = match tally.done {
         0 => "the node stands as it should, there was nothing to do".to_owned(),
-        done => format!("{done} steps done, {} held already", tally.held),
+        done => {
+            format!(
+                "{done} steps done, {} held already, in {seconds:.1} s (u7s timings: of what)",
+                tally.held
+            )
+        }
     };
     format!(
         "\n[u7s] {head}\n{}\n{}to look inside: u7s status, u7s shell\n",

@@ -63,6 +63,7 @@ impl Progress {
                 self.waited = None;
                 Some(format!("  {what} ({:.1} s)", took.as_secs_f64()))
             }
+            Event::Started(_) | Event::Heard(_) => None,
         }
     }
 

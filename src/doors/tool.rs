@@ -10,7 +10,7 @@ use serde_json::json;
 use u7s_host::apply::Applier;
 use u7s_host::control::Client;
 use u7s_host::enter::{self, Entry, Environment, Target};
-use u7s_host::probe;
+use u7s_host::{probe, timings};
 use u7s_plan::control::{ActiveState, ComponentStatus, Status};
 use u7s_plan::need::Level;
 use u7s_plan::{host, request};
@@ -43,10 +43,23 @@ Examples:
   PATH=/usr/libexec/u7s/bin:$PATH kubeadm init
                                            make the node
   u7s status                               how it stands
+  u7s timings                              what the making of it spent its time on
   u7s shell -- crictl ps                   a command inside the node; without one, a shell
 
 Exit status: 0 done, 1 failed, 2 the machine is not ready, 3 wrong usage or configuration, 4 took too long;
 `shell` gives that of its command.";
+
+const TIMINGS: &str = "\
+Each phase of u7s has a line, below it its longer steps, below these what they consist of: the parts of the start of
+u7s.service, each image that was copied, kubeadm's own phases. The share is of the whole run; the time of a line that is
+in none of the lines below it was spent in between. Parts that ran side by side add up to more than their whole.
+
+kubeadm shows the same table at its end when it runs with -v=1 or more. A run that changed nothing is not kept.
+With -o json: began in seconds since the epoch, at_us and took_us in microseconds, at_us from the run's begin.
+
+Examples:
+  u7s timings
+  u7s timings -o json | jq '.parts[] | {name, took_us}'";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -59,6 +72,12 @@ enum Command {
     Check(Check),
     /// Show how the node stands.
     Status {
+        #[command(flatten)]
+        output: Format,
+    },
+    /// Show what the last `kubeadm init` or `join` on this machine spent its time on.
+    #[command(after_help = TIMINGS)]
+    Timings {
         #[command(flatten)]
         output: Format,
     },
@@ -147,6 +166,7 @@ pub fn run(argv: &[OsString]) -> Result<End, Error> {
         Command::Plan { of: Planned::Reset { flags } } => plan("reset", flags),
         Command::Check(check) => self::check(check),
         Command::Status { output } => status(output.output),
+        Command::Timings { output } => timings(output.output),
         Command::Ports { command } => ports::run(command),
         Command::Shell { command } => shell(command),
         Command::HostApply => host_apply(),
@@ -235,6 +255,21 @@ fn status(output: Output) -> Result<End, Error> {
         Output::Text => report::result(&describe(&status))?,
     }
     Ok(End::Code(if status.ready { 0 } else { 1 }))
+}
+
+fn timings(output: Output) -> Result<End, Error> {
+    let Some(run) = timings::last()? else { return Err(Error::NoRun) };
+    match output {
+        Output::Json => {
+            let text = serde_json::to_string_pretty(&run).map_err(|error| Error::Output(error.into()))?;
+            report::result(&format!("{text}\n"))?;
+        }
+        Output::Text => {
+            let failed = run.failed.as_ref().map_or_else(String::new, |step| format!(", failed at: {step}"));
+            report::result(&format!("{}{failed}\n{run}", run.command))?;
+        }
+    }
+    Ok(End::OK)
 }
 
 fn describe(status: &Status) -> String {
@@ -333,7 +368,8 @@ fn host_apply() -> Result<End, Error> {
 /// What the user asked for, for the head of a complaint.
 #[must_use]
 pub fn doing(argv: &[OsString]) -> &str {
-    const COMMANDS: [&str; 7] = ["plan", "check", "status", "ports", "shell", "host-apply", "version"];
+    const COMMANDS: [&str; 8] =
+        ["plan", "check", "status", "timings", "ports", "shell", "host-apply", "version"];
     argv.get(1).and_then(|word| word.to_str()).filter(|word| COMMANDS.contains(word)).unwrap_or("usage")
 }
 

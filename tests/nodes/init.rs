@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::Listed;
 use crate::world::{Check, IGNORED, SHIMS, World, exits, holds, kubeadm, note, wants};
 
 pub(crate) const TESTS: &[Listed] = &[
     ("init::exits_0_and_prints_its_parts", exits_0_and_prints_its_parts),
+    ("init::timings_show_what_the_run_spent_its_time_on", timings_show_what_the_run_spent_its_time_on),
     ("init::node_and_all_pods_become_ready", node_and_all_pods_become_ready),
     ("init::programs_are_those_that_the_kit_built", programs_are_those_that_the_kit_built),
     ("init::dry_run_and_u7s_plan_print_the_same", dry_run_and_u7s_plan_print_the_same),
@@ -36,6 +39,31 @@ fn exits_0_and_prints_its_parts(world: &World) -> Check {
     }
     note(format!("this node is degraded, openly: {IGNORED}; {}", status["degraded"]));
     Ok(())
+}
+
+/// The sum of the parts is the whole, and the whole is what a clock outside saw.
+fn timings_show_what_the_run_spent_its_time_on(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    let table = cluster.node().ok(&["u7s", "timings"])?;
+    note(&table);
+    for part in
+        ["preflight", "u7s.service", "namespaces", "CRI", "images", "certs", "addons", "publish", "whole"]
+    {
+        holds(table.lines().any(|line| line.trim_start().starts_with(part)), format!("no line {part}"))?;
+    }
+    let run: Value = serde_json::from_str(&cluster.node().ok(&["u7s", "timings", "-o", "json"])?)?;
+    let us = |part: &Value, key: &str| part[key].as_u64().unwrap_or(0);
+    let phases = run["parts"].as_array().cloned().unwrap_or_default();
+    let names: Vec<&str> = phases.iter().filter_map(|part| part["name"].as_str()).collect();
+    let all = ["preflight", "host", "configure", "namespace", "cluster", "publish", "enable"];
+    holds(names == all, format!("the phases are {names:?}"))?;
+    let (whole, sum) = (us(&run, "took_us"), phases.iter().map(|part| us(part, "took_us")).sum::<u64>());
+    holds(whole.abs_diff(sum) < 10_000, format!("the phases take {sum} us of {whole} us"))?;
+    let seen = u64::try_from(cluster.took.as_micros())?;
+    holds(whole < seen && seen - whole < 1_000_000, format!("{whole} us, and from outside {seen} us"))?;
+    let file = cluster.node().ok(&["stat", "-c", "%a %u %g", "/var/lib/u7s/timings.json"])?;
+    holds(file == "644 0 0", file)?;
+    wants(&cluster.init, "u7s timings")
 }
 
 fn node_and_all_pods_become_ready(world: &World) -> Check {
@@ -83,7 +111,7 @@ fn a_second_init_changes_nothing(world: &World) -> Check {
         pids
     };
     let config = || {
-        cluster.node().sh("find /etc/kubernetes /etc/u7s /root/.kube -type f ! -path '*/audit/audit*' -exec sha256sum {} + -exec stat -c '%n %a %u %g %Y' {} + | sort")
+        cluster.node().sh("find /etc/kubernetes /etc/u7s /var/lib/u7s/timings.json /root/.kube -type f ! -path '*/audit/audit*' -exec sha256sum {} + -exec stat -c '%n %a %u %g %Y' {} + | sort")
     };
     let (files, processes) = (config()?, pids(&cluster));
     let again = kubeadm(cluster.node(), &["init", IGNORED]).run()?;
@@ -99,7 +127,7 @@ fn hardened_from_the_start(world: &World) -> Check {
     let cluster = world.cluster()?;
     cluster.converge(Duration::from_secs(120))?;
     let config = cluster.kubectl(&["get", "--raw", "/api/v1/nodes/n1/proxy/configz"])?;
-    let config: serde_json::Value = serde_json::from_str(&config)?;
+    let config: Value = serde_json::from_str(&config)?;
     let kubelet = &config["kubeletconfig"];
     holds(kubelet["seccompDefault"] == true, format!("seccompDefault: {kubelet}"))?;
     holds(kubelet["authentication"]["anonymous"]["enabled"] == false, "anonymous access is on")?;

@@ -24,6 +24,9 @@ fn a_worker_joins_and_is_ready(world: &World) -> Check {
         let (begin, took) = (begin.as_secs_f64(), (end - *begin).as_secs_f64());
         note(format!("  {name:<22} at {begin:6.2} s for {took:5.2} s"));
     }
+    let table = b.node().ok(&["u7s", "timings"])?;
+    note(&table);
+    holds(table.starts_with("kubeadm join\n") && table.contains("kubelet-start"), table)?;
     let began = Instant::now();
     ready_within(&pair.a, "b", Duration::from_secs(120))?;
     note(format!("node b Ready {:.1} s after join", began.elapsed().as_secs_f64()));

@@ -27,7 +27,7 @@ use u7s_sys::enter::{self as way, Ids, Program, Substitute, Way};
 pub use self::environment::{Environment, PATH};
 pub use self::error::Error;
 pub use self::files::{MAX_FILE, is_own_descriptor, read_argument};
-use self::relay::{Relay, Streams};
+use self::relay::{Listener, Relay, Streams};
 pub use self::target::{Target, inside};
 pub use self::user::as_user;
 
@@ -301,11 +301,28 @@ impl<'a> Entry<'a> {
     /// # Errors
     /// `Start`: it could not be executed, the stage says where. `Deadline`, `Watch`, `Cgroup`, `Argument`.
     /// `Deliver`: it has ended, and what it wrote for the caller cannot be put in place.
-    pub fn run(mut self) -> Result<Ended, Error> {
+    pub fn run(self) -> Result<Ended, Error> {
+        self.followed(None)
+    }
+
+    /// As [`Entry::run`]; `heard` gets what the program writes to its standard output, as it passes by or is kept.
+    ///
+    /// Bytes go on unchanged and in order. A reader that goes away is gone for the program too.
+    ///
+    /// # Errors
+    /// As [`Entry::run`].
+    pub fn run_heard(self, heard: &mut dyn FnMut(&[u8])) -> Result<Ended, Error> {
+        self.followed(Some(heard))
+    }
+
+    fn followed(mut self, heard: Option<Listener<'_>>) -> Result<Ended, Error> {
         let name = self.name();
         let (cgroup, way) = self.way()?;
         let way = Way { cgroup: cgroup.as_ref().map(AsFd::as_fd), ..way };
-        let streams = Streams::new(&self.input, self.output, self.reader())?;
+        let mut streams = Streams::new(&self.input, self.output, self.reader())?;
+        if heard.is_some() {
+            streams.pass_by_us()?;
+        }
         let relay = Relay::begin(streams, name.clone())?;
         let argv = texts(&self.argv)?;
         let env = self.variables()?;
@@ -324,7 +341,7 @@ impl<'a> Entry<'a> {
         };
         let started = way::start(&program, &way).map_err(|source| Error::Start { program: name, source })?;
         drop(descriptors);
-        let ended = relay.follow(&started, self.deadline)?;
+        let ended = relay.follow(&started, self.deadline, heard)?;
         std::mem::take(&mut self.documents).into_iter().try_for_each(outputs::Document::deliver)?;
         self.trees.iter().try_for_each(outputs::Tree::deliver)?;
         Ok(ended)

@@ -26,6 +26,7 @@ pub mod reset;
 pub mod services;
 pub mod step;
 pub mod subid;
+pub mod timings;
 pub mod yaml;
 
 pub use init::init;

@@ -43,6 +43,13 @@ impl Init {
         self.config.as_deref().filter(|path| !path.as_os_str().is_empty())
     }
 
+    /// kubeadm's `-v`; what is no number is none.
+    #[must_use]
+    pub fn verbosity(&self) -> u32 {
+        let last = self.pass_flags.iter().rev().find_map(|flag| flag.strip_prefix("--v="));
+        last.and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+
     /// The value that counts of a flag that is no list.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<&str> {

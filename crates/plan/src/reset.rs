@@ -14,6 +14,7 @@ use crate::host;
 use crate::node;
 use crate::request;
 use crate::step::{Action, Owner, Phase, Plan, Step};
+use crate::timings;
 
 /// Files that kubeadm makes in /etc/kubernetes.
 ///
@@ -54,6 +55,7 @@ pub fn reset(config: &Config, request: &request::Reset, facts: &Facts) -> Plan {
 fn host_steps() -> Vec<Step> {
     vec![
         Step::root(Action::RemoveFirewall, "nothing is left whose traffic it bounds"),
+        Step::root(Action::RemoveFile { path: timings::PATH.into() }, "written by init"),
         Step::root(Action::RestoreHost, "the host is as it was before init"),
     ]
 }

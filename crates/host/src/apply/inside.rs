@@ -10,8 +10,9 @@ use u7s_plan::facts::UserFact;
 use u7s_plan::host::KUBERNETES_DIR;
 use u7s_plan::node::ComponentName;
 use u7s_plan::step::Done;
+use u7s_plan::timings;
 
-use super::{Applier, Ended, images};
+use super::{Applier, Ended, Event, images};
 use crate::child::last_line;
 use crate::control::Client;
 use crate::enter::{Entry, Input, Output, Target};
@@ -29,6 +30,11 @@ const STORE_INDEX: &str = "/var/lib/containers/storage/overlay-images/images.jso
 /// How long copying one image may take.
 const COPY: Duration = Duration::from_secs(600);
 
+/// The most images that are copied at a time: the store's lock is held for half of each.
+const MOST_LANES: usize = 4;
+
+const COPY_SCRIPT: &str = include_str!("copy.sh");
+
 /// Pause between two questions to the API server.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -41,7 +47,7 @@ impl Applier<'_> {
         limit: Duration,
     ) -> Result<Ended, Error> {
         let user = self.user()?;
-        if let Some(done) = done_when
+        if let Some(done) = done_when.filter(|_| !self.fresh)
             && files::stat(done.file())?.is_some()
             && self.stands(&user, done, limit / 15)?
         {
@@ -54,8 +60,16 @@ impl Applier<'_> {
         for document in carried {
             entry.carry("u7s-config", document.expose_secret().as_bytes())?;
         }
-        let ended = entry.run()?;
+        let mut lines = Lines::default();
+        let ended = entry.run_heard(&mut |bytes| {
+            lines.take(bytes, |line| {
+                if let Some(phase) = timings::phase_of(line) {
+                    (self.tell)(Event::Heard(phase));
+                }
+            });
+        })?;
         if ended.status.success() {
+            self.fresh |= done_when.is_some();
             Ok(Ended::Done)
         } else {
             Err(Error::Inside { program, status: ended.status })
@@ -157,18 +171,91 @@ impl Applier<'_> {
         if missing.is_empty() {
             return Ok(Ended::Held);
         }
-        let skopeo = programs::needed("skopeo")?;
-        for (number, image) in missing.iter().enumerate() {
-            let began = Instant::now();
-            let what = format!("copying {} ({} of {})", image.name, number + 1, missing.len());
-            self.waiting(&what, began, COPY);
-            let from = format!("{}:{}:{}", wanted.transport, source.display(), image.name);
-            let to = format!("{STORE}{}", images::qualified(&image.name));
-            let skopeo = skopeo.display().to_string();
-            quiet(&target, [&skopeo, "--insecure-policy", "copy", "--quiet", &from, &to], COPY)?;
-            (self.tell)(super::Event::Part(&image.name, began.elapsed()));
-        }
+        self.copy(&target, source, (wanted.transport, &missing))?;
         Ok(Ended::Done)
+    }
+
+    /// Several at a time: much of a copy is the work of one core, or waits for the store's lock.
+    fn copy(
+        &mut self,
+        target: &Target,
+        source: &Path,
+        (transport, images): (&str, &[&images::Image]),
+    ) -> Result<(), Error> {
+        let skopeo = programs::needed("skopeo")?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let lanes = cores.clamp(1, MOST_LANES).min(images.len()).to_string();
+        let from = format!("{transport}:{}", source.display());
+        let program = skopeo.display().to_string();
+        let head = ["/bin/sh", "-c", COPY_SCRIPT, "copy.sh", &lanes, &program, &from, STORE];
+        let names = images.iter().flat_map(|image| [image.name.clone(), images::qualified(&image.name)]);
+        let argv = head.into_iter().map(str::to_owned).chain(names);
+        let deadline = COPY * u32::try_from(images.len()).unwrap_or(u32::MAX);
+        let entry = Entry::inside(target, argv).directory("/").input(Input::Null);
+        let entry = entry.output(Output::Capture(64 << 10)).deadline(deadline);
+        let (mut lines, mut copies) = (Lines::default(), Copies::new(images));
+        let ended = entry
+            .run_heard(&mut |bytes| lines.take(bytes, |line| copies.hear(line, Instant::now(), self.tell)))?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        let status = ended.status.to_string();
+        Err(Error::Failed { program: skopeo, status, said: last_line(&ended.stderr) })
+    }
+}
+
+/// Copies that go on at the same time.
+struct Copies<'a> {
+    /// All of them, in order, with the begin of those that have begun.
+    images: Vec<(&'a str, Option<Instant>)>,
+    begun: usize,
+}
+
+impl<'a> Copies<'a> {
+    fn new(images: &[&'a images::Image]) -> Self {
+        Self { images: images.iter().map(|image| (image.name.as_str(), None)).collect(), begun: 0 }
+    }
+
+    /// Tells what a line of the script means; one that names no image of ours means nothing.
+    fn hear(&mut self, line: &str, now: Instant, tell: &mut dyn FnMut(Event<'_>)) {
+        let mark = line.get(..1).unwrap_or_default();
+        let named = line.get(1..).unwrap_or_default();
+        let all = self.images.len();
+        let Some((name, began)) = self.images.iter_mut().find(|(name, _)| *name == named) else { return };
+        match mark {
+            "+" => {
+                *began = Some(now);
+                self.begun += 1;
+                let what = format!("copying {name} ({} of {all})", self.begun);
+                tell(Event::Waiting(&what, Duration::ZERO, COPY));
+            }
+            "-" => tell(Event::Part(name, began.map_or(Duration::ZERO, |began| now - began))),
+            _ => {}
+        }
+    }
+}
+
+/// Cuts a stream into lines; of a line that is longer than any of kubeadm's headings, the start is enough.
+#[derive(Default)]
+struct Lines {
+    line: Vec<u8>,
+}
+
+impl Lines {
+    /// Bytes of a line that are kept.
+    const KEPT: usize = 600;
+
+    fn take(&mut self, bytes: &[u8], mut whole: impl FnMut(&str)) {
+        for byte in bytes {
+            match byte {
+                b'\n' => {
+                    whole(&String::from_utf8_lossy(&self.line));
+                    self.line.clear();
+                }
+                _ if self.line.len() < Self::KEPT => self.line.push(*byte),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -179,14 +266,76 @@ fn store_index(target: &Target) -> Result<Vec<u8>, Error> {
     Ok(if ended.status.success() { ended.stdout } else { Vec::new() })
 }
 
-/// Runs a program whose output matters only if it fails.
-fn quiet(target: &Target, argv: [&str; 6], deadline: Duration) -> Result<(), Error> {
-    let entry =
-        Entry::inside(target, argv).directory("/").input(Input::Null).output(Output::Capture(64 << 10));
-    let ended = entry.deadline(deadline).run()?;
-    if ended.status.success() {
-        return Ok(());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_whole_however_the_stream_is_cut_and_long_ones_cost_no_memory() {
+        let mut lines = Lines::default();
+        let mut seen = Vec::new();
+        for piece in ["[certs] a", "\n[kubelet-st", "art] b\n\n", &"x".repeat(1 << 20), "\nlast"] {
+            lines.take(piece.as_bytes(), |line| seen.push(line.to_owned()));
+        }
+        let long = "x".repeat(Lines::KEPT);
+        assert_eq!(seen, ["[certs] a", "[kubelet-start] b", "", &long]);
+        assert_eq!(lines.line, b"last");
     }
-    let (program, status) = (argv.first().copied().unwrap_or_default().into(), ended.status.to_string());
-    Err(Error::Failed { program, status, said: last_line(&ended.stderr) })
+
+    /// The script itself, with a program in the place of skopeo that says what it was called with.
+    fn copied(lanes: &str, fail: &str) -> (bool, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let skopeo = dir.path().join("skopeo");
+        let script = format!("#!/bin/sh\nshift 3\necho \"$*\"\ncase $* in *{fail}*) exit 1 ;; esac\n");
+        std::fs::write(&skopeo, script).unwrap();
+        std::fs::set_permissions(&skopeo, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let head = ["-c", COPY_SCRIPT, "copy.sh", lanes, skopeo.to_str().unwrap(), "oci:/a b", "store:"];
+        let names = ["x/a:1", "x/a:1", "b", "docker.io/library/b", "c", "c"];
+        let output = std::process::Command::new("/bin/sh").args(head).args(names).output().unwrap();
+        let mut said: Vec<String> =
+            String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+        said.sort();
+        (output.status.success(), said)
+    }
+
+    #[test]
+    fn each_image_is_copied_once_in_however_many_lanes() {
+        let all = [
+            "+b",
+            "+c",
+            "+x/a:1",
+            "-b",
+            "-c",
+            "-x/a:1",
+            "oci:/a b:b store:docker.io/library/b",
+            "oci:/a b:c store:c",
+            "oci:/a b:x/a:1 store:x/a:1",
+        ];
+        for lanes in ["1", "2", "3"] {
+            assert_eq!(copied(lanes, "nothing"), (true, all.map(str::to_owned).into()), "{lanes} lanes");
+        }
+        let (whole, said) = copied("2", "a:1");
+        assert!(
+            !whole && said.contains(&"-b".to_owned()) && !said.contains(&"-x/a:1".to_owned()),
+            "{said:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_said_of_a_copy_is_its_number_and_its_time() {
+        let image = |name: &str| images::Image { name: name.into(), digest: None };
+        let (a, b) = (image("a"), image("b"));
+        let mut copies = Copies::new(&[&a, &b]);
+        let mut told = Vec::new();
+        let start = Instant::now();
+        for (line, ms) in [("+a", 0), ("+b", 5), ("-a", 30), ("+stranger", 40), ("-b", 50), ("", 60)] {
+            let now = start + Duration::from_millis(ms);
+            copies.hear(line, now, &mut |event| match event {
+                Event::Waiting(what, ..) => told.push(what.to_owned()),
+                Event::Part(what, took) => told.push(format!("{what} {}", took.as_millis())),
+                _ => {}
+            });
+        }
+        assert_eq!(told, ["copying a (1 of 2)", "copying b (2 of 2)", "a 30", "b 45"]);
+    }
 }

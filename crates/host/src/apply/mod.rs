@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use u7s_plan::control::Timings;
 use u7s_plan::facts::UserFact;
 use u7s_plan::step::{Action, Owner, Phase, PhaseSteps, Realm, Step};
 
@@ -47,6 +48,10 @@ pub enum Event<'a> {
     Waiting(&'a str, Duration, Duration),
     /// Something of a step is done: an image was copied, and how long that took.
     Part(&'a str, Duration),
+    /// The node's unit was started; when its parts were there.
+    Started(Timings),
+    /// The program of a step printed that it begins with this part: kubeadm's `certs`.
+    Heard(&'a str),
 }
 
 /// How many steps did what.
@@ -73,6 +78,8 @@ pub struct Applier<'a> {
     user: String,
     undo: Undo,
     tell: &'a mut dyn FnMut(Event<'_>),
+    /// A program that makes or joins the cluster came to its end just now: what follows it is not there yet.
+    fresh: bool,
 }
 
 impl std::fmt::Debug for Applier<'_> {
@@ -89,7 +96,7 @@ impl<'a> Applier<'a> {
     /// # Errors
     /// Those of [`Undo::open`].
     pub fn new(user: &str, tell: &'a mut dyn FnMut(Event<'_>)) -> Result<Self, Error> {
-        Ok(Self { user: user.to_owned(), undo: Undo::open()?, tell })
+        Ok(Self { user: user.to_owned(), undo: Undo::open()?, tell, fresh: false })
     }
 
     /// Keeps former values in another book, for tests and for hosts seen from elsewhere.

@@ -34,7 +34,12 @@ impl Place {
     }
 
     fn applier<'a>(&self, tell: &'a mut dyn FnMut(Event<'_>)) -> Applier<'a> {
-        Applier { user: "u7s-no-such-user".into(), undo: Undo::open_at(&self.book()).unwrap(), tell }
+        Applier {
+            user: "u7s-no-such-user".into(),
+            undo: Undo::open_at(&self.book()).unwrap(),
+            tell,
+            fresh: false,
+        }
     }
 
     /// Every path below the host with its mode and text, as a picture to compare.

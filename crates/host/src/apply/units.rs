@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use u7s_plan::control::Request;
+use u7s_plan::host;
 use u7s_plan::node::ComponentName;
 
-use super::{Applier, Ended};
+use super::{Applier, Ended, Event};
 use crate::control::Client;
 use crate::error::Error;
 use crate::systemd::{Start, Systemd};
@@ -40,6 +41,12 @@ impl Applier<'_> {
                 if status.is_empty() { format!("waiting for {unit}") } else { format!("{unit}: {status}") };
             self.waiting(&what, began, limit);
         })?;
+        // What it took is good to know, and no reason to fail.
+        if unit == host::UNIT
+            && let Ok(status) = Client::new(self.user()?.uid).status()
+        {
+            (self.tell)(Event::Started(status.timings));
+        }
         Ok(Ended::Done)
     }
 

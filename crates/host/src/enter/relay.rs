@@ -33,6 +33,9 @@ const END_OF_FILE: u8 = 4;
 /// How long a late program may take to end by itself before it is killed.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// Gets what a program writes to its standard output, piece by piece.
+pub(crate) type Listener<'a> = &'a mut dyn FnMut(&[u8]);
+
 /// The three standard streams of a program, and our ends of them.
 pub(crate) struct Streams {
     standard: [OwnedFd; 3],
@@ -40,6 +43,15 @@ pub(crate) struct Streams {
     terminal: Option<Terminal>,
     /// Which of the three are the terminal.
     replaced: [bool; 3],
+    passage: Option<Passage>,
+}
+
+/// Standard output on its way through us to the caller's.
+struct Passage {
+    /// Our end of the program's, which never blocks.
+    from: OwnedFd,
+    to: OwnedFd,
+    waiting: Pending,
 }
 
 /// A stream that is kept.
@@ -70,9 +82,19 @@ impl Streams {
         };
         let standard = [first, out(1)?, out(2)?];
         let replaced = standard.each_ref().map(|stream| isatty(stream).unwrap_or(false));
-        let mut streams = Self { standard, captures, terminal: None, replaced };
+        let mut streams = Self { standard, captures, terminal: None, replaced, passage: None };
         streams.replace_terminals(owner).map_err(watch("the terminal"))?;
         Ok(streams)
+    }
+
+    /// Lets standard output come by us, where a terminal does not make it do so anyway.
+    pub(crate) fn pass_by_us(&mut self) -> Result<(), Error> {
+        if !self.replaced[1] && self.captures.is_empty() {
+            let (from, writer) = pipe()?;
+            let to = std::mem::replace(&mut self.standard[1], writer);
+            self.passage = Some(Passage { from, to, waiting: Pending::default() });
+        }
+        Ok(())
     }
 
     /// The terminal that shows standard output shows everything; with none, that of standard error, or of input.
@@ -141,7 +163,14 @@ impl Relay {
     }
 
     /// Stays with the program until it ends.
-    pub(crate) fn follow(mut self, child: &Started, deadline: Option<Duration>) -> Result<Ended, Error> {
+    pub(crate) fn follow(
+        mut self,
+        child: &Started,
+        deadline: Option<Duration>,
+        heard: Option<Listener<'_>>,
+    ) -> Result<Ended, Error> {
+        let mut nobody = |_: &[u8]| {};
+        let heard = heard.unwrap_or(&mut nobody);
         self.give_up_the_programs_ends().map_err(watch(&self.name))?;
         let mut clock = Clock::new(deadline);
         loop {
@@ -149,12 +178,12 @@ impl Relay {
                 break;
             }
             let ready = self.wait(child, clock.left()).map_err(watch(&self.name))?;
-            self.serve(&ready, child);
+            self.serve(&ready, child, heard);
             if ready.ended {
                 break;
             }
         }
-        self.drain();
+        self.drain(heard);
         let status = end(child).map_err(watch(&self.name))?;
         if clock.late() {
             let seconds = deadline.unwrap_or_default().as_secs();
@@ -191,6 +220,13 @@ impl Relay {
                 watch(reader.as_fd(), PollFlags::POLLIN, Event::Captured(index));
             }
         }
+        if let Some(passage) = &self.streams.passage {
+            if passage.waiting.is_empty() {
+                watch(passage.from.as_fd(), PollFlags::POLLIN, Event::Passing);
+            } else {
+                watch(passage.to.as_fd(), PollFlags::POLLOUT, Event::Passed);
+            }
+        }
         let mut left = left;
         if let Some(terminal) = &self.streams.terminal {
             if !self.shown.is_empty() {
@@ -225,24 +261,51 @@ impl Relay {
         Ok(Ready { ended: events.contains(&Event::Ended), events })
     }
 
-    fn serve(&mut self, ready: &Ready, child: &Started) {
+    fn serve(&mut self, ready: &Ready, child: &Started, heard: &mut dyn FnMut(&[u8])) {
         for event in &ready.events {
             match event {
                 Event::Ended => {}
                 Event::Signal => self.forward(child),
-                Event::Captured(index) => {
-                    self.streams.captures.iter_mut().skip(*index).take(1).for_each(Capture::read)
-                }
-                _ => self.serve_terminal(*event),
+                Event::Captured(index) => self.serve_capture(*index, heard),
+                Event::Passing | Event::Passed => self.serve_passage(*event, heard),
+                _ => self.serve_terminal(*event, heard),
             }
         }
     }
 
-    fn serve_terminal(&mut self, event: Event) {
+    /// The first is standard output.
+    fn serve_capture(&mut self, index: usize, heard: &mut dyn FnMut(&[u8])) {
+        let Some(capture) = self.streams.captures.get_mut(index) else { return };
+        let known = capture.kept.len();
+        capture.read();
+        if index == 0 {
+            heard(capture.kept.get(known..).unwrap_or_default());
+        }
+    }
+
+    /// Where either side is gone the other one learns it: the program by its next write.
+    fn serve_passage(&mut self, event: Event, heard: &mut dyn FnMut(&[u8])) {
+        let Some(passage) = &mut self.streams.passage else { return };
+        let open = if event == Event::Passing {
+            let open = passage.waiting.fill(passage.from.as_fd());
+            heard(passage.waiting.left());
+            open
+        } else {
+            passage.waiting.empty(passage.to.as_fd())
+        };
+        if !open {
+            self.streams.passage = None;
+        }
+    }
+
+    fn serve_terminal(&mut self, event: Event, heard: &mut dyn FnMut(&[u8])) {
         let Some(terminal) = &mut self.streams.terminal else { return };
         match (event, &terminal.keyboard) {
             // Its master stays open: closing it would hang up on children that still have the terminal.
-            (Event::Written, _) => self.silent = !self.shown.fill(terminal.master.as_fd()),
+            (Event::Written, _) => {
+                self.silent = !self.shown.fill(terminal.master.as_fd());
+                heard(self.shown.left());
+            }
             // If the caller's terminal is gone, what the program writes is still read, so that it does not wait.
             (Event::Screen, _) => drop(self.shown.empty(terminal.screen.as_fd())),
             (Event::Master, _) => drop(self.typed.empty(terminal.master.as_fd())),
@@ -274,12 +337,19 @@ impl Relay {
     }
 
     /// What the program wrote before it ended is already there: it is taken, and nothing more is waited for.
-    fn drain(&mut self) {
-        for capture in &mut self.streams.captures {
+    fn drain(&mut self, heard: &mut dyn FnMut(&[u8])) {
+        for (index, capture) in self.streams.captures.iter_mut().enumerate() {
+            let known = capture.kept.len();
             capture.drain();
+            if index == 0 {
+                heard(capture.kept.get(known..).unwrap_or_default());
+            }
+        }
+        if let Some(passage) = &mut self.streams.passage {
+            passage.waiting.pass_on(passage.from.as_fd(), passage.to.as_fd(), heard);
         }
         if let Some(terminal) = &self.streams.terminal {
-            self.shown.pass_on(terminal.master.as_fd(), terminal.screen.as_fd());
+            self.shown.pass_on(terminal.master.as_fd(), terminal.screen.as_fd(), heard);
         }
     }
 }
@@ -298,6 +368,10 @@ enum Event {
     Signal,
     /// It wrote into this captured stream.
     Captured(usize),
+    /// It wrote to its standard output, which comes by us.
+    Passing,
+    /// The caller's standard output takes more.
+    Passed,
     /// It wrote to its terminal.
     Written,
     /// The caller's terminal takes more.
@@ -310,11 +384,8 @@ enum Event {
 
 impl Capture {
     fn new(limit: usize) -> Result<(Self, OwnedFd), Error> {
-        let (reader, writer) = io::pipe().map_err(watch("a pipe"))?;
-        let reader = OwnedFd::from(reader);
-        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
-            .map_err(|errno| watch("a pipe")(errno.into()))?;
-        Ok((Self { reader: Some(reader), kept: Vec::new(), limit, truncated: false }, writer.into()))
+        let (reader, writer) = pipe()?;
+        Ok((Self { reader: Some(reader), kept: Vec::new(), limit, truncated: false }, writer))
     }
 
     /// Reads once.
@@ -415,6 +486,14 @@ fn end(child: &Started) -> io::Result<Status> {
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+/// Our end, which never blocks, and the program's.
+fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    let (reader, writer) = io::pipe().map_err(watch("a pipe"))?;
+    let reader = OwnedFd::from(reader);
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| watch("a pipe")(errno.into()))?;
+    Ok((reader, writer.into()))
 }
 
 /// One of the caller's own three streams.

@@ -22,6 +22,11 @@ impl Pending {
         self.written >= self.bytes.len()
     }
 
+    /// What is left to write.
+    pub(crate) fn left(&self) -> &[u8] {
+        self.bytes.get(self.written..).unwrap_or_default()
+    }
+
     /// Nothing but these bytes.
     pub(crate) fn set(&mut self, bytes: &[u8]) {
         self.written = 0;
@@ -47,7 +52,7 @@ impl Pending {
     /// The program's user may open its terminal anew and write without end: nobody waits for that end.
     ///
     /// Source: Linux, drivers/tty/tty_buffer.c, `TTYB_DEFAULT_MEM_LIMIT`: 64 KiB, 16 of our reads.
-    pub(crate) fn pass_on(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+    pub(crate) fn pass_on(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, heard: &mut dyn FnMut(&[u8])) {
         for _ in 0..64 {
             for _ in 0..64 {
                 if self.is_empty() {
@@ -60,12 +65,13 @@ impl Pending {
             if !self.is_empty() || !self.fill(from) || self.is_empty() {
                 return;
             }
+            heard(self.left());
         }
     }
 
     /// Writes once; `false`: the other side is gone.
     pub(crate) fn empty(&mut self, to: BorrowedFd<'_>) -> bool {
-        match nix::unistd::write(to, self.bytes.get(self.written..).unwrap_or_default()) {
+        match nix::unistd::write(to, self.left()) {
             Ok(count) => {
                 self.written += count;
                 true
@@ -199,7 +205,7 @@ mod tests {
         let screen = std::fs::File::options().write(true).open("/dev/null").unwrap();
         let mut shown = Pending::default();
         shown.set(b"first");
-        shown.pass_on(reader.as_fd(), screen.as_fd());
+        shown.pass_on(reader.as_fd(), screen.as_fd(), &mut |_| {});
         drop(reader);
         flood.join().unwrap();
     }
@@ -212,7 +218,7 @@ mod tests {
         let text = vec![b'y'; 60_000];
         writer.write_all(&text).unwrap();
         let mut shown = Pending::default();
-        shown.pass_on(reader.as_fd(), screen.as_fd());
+        shown.pass_on(reader.as_fd(), screen.as_fd(), &mut |_| {});
         drop(screen);
         let mut seen = Vec::new();
         io::Read::read_to_end(&mut shown_there, &mut seen).unwrap();
