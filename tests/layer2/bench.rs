@@ -360,6 +360,7 @@ fn specification(root: &Path, uid: u32) -> NodeSpec {
         hosts: "127.0.0.1 localhost\n192.0.2.10 n1\n".into(),
         programs: Programs {
             slirp4netns: "/usr/bin/slirp4netns".into(),
+            slirp4netns_tapfd: false,
             newuidmap: Some("/usr/bin/newuidmap".into()),
             newgidmap: Some("/usr/bin/newgidmap".into()),
             nft: Some("/usr/sbin/nft".into()),

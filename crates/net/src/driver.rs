@@ -1,6 +1,6 @@
 //! What every network driver can do, and the process that serves a link.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -23,22 +23,33 @@ pub trait Driver {
 
     /// Serves the persistent `tap0` of a process' network namespace, again and again: each call starts a new process.
     ///
-    /// `init` is a process in the namespaces that the caller holds against reuse of its pid (an unreaped child). Its id
-    /// maps must have been written, and no descriptor of `tap0` may be open.
-    ///
     /// # Errors
-    /// [`Error::Program`]: it cannot be started. [`Error::Process`], [`Error::Hold`]: no descriptor is left.
-    fn attach(&self, init: i32) -> Result<Link, Error>;
+    /// [`Error::Hold`]: it cannot be started. [`Error::Process`]: no descriptor is left.
+    fn attach(&self, node: Node<'_>) -> Result<Link, Error>;
 }
 
-/// The driver that the node's specification asks for.
+/// Where a driver serves.
+#[derive(Debug, Clone, Copy)]
+pub struct Node<'a> {
+    /// A process in the namespaces that the caller holds against reuse of its pid (an unreaped child). Its id maps must
+    /// have been written.
+    pub pid: i32,
+    /// The same.
+    pub pidfd: BorrowedFd<'a>,
+    /// `tap0`, for a driver that takes it by descriptor. Without one the driver enters the namespaces and opens it, and
+    /// no descriptor of it may be open.
+    pub tap: Option<BorrowedFd<'a>>,
+}
+
+/// The driver that the node's specification asks for, if any.
 #[must_use]
-pub fn of(spec: &NodeSpec) -> Box<dyn Driver + Send + Sync> {
+pub fn of(spec: &NodeSpec) -> Option<Box<dyn Driver + Send + Sync>> {
     match spec.network.driver {
-        Kind::Slirp4netns => Box::new(Slirp4netns {
+        Kind::Slirp4netns => Some(Box::new(Slirp4netns {
             program: spec.programs.slirp4netns.clone(),
             network: spec.network.clone(),
-        }),
+        })),
+        Kind::None => None,
     }
 }
 

@@ -123,7 +123,7 @@ pub enum Error {
         #[source]
         source: Errno,
     },
-    /// A driver's process cannot be held or signalled.
+    /// A driver's process cannot be started, held or signalled.
     #[error("network driver")]
     Hold {
         /// Cause.

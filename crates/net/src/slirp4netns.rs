@@ -4,23 +4,25 @@
 //! comes back. So `--configure` is not used: address, routes and MTU are the supervisor's and outlive any slirp4netns.
 //! While none serves it, tap0 has no carrier and loses packets; when the next one comes, only the connections to the
 //! outside that the dead one had carried are gone.
+//!
+//! Since 1.3.0 it can be handed the open tap0 instead. Whoever holds that descriptor keeps the carrier and the queued
+//! packets, so nothing inside has to wait for the driver, nor to notice its restart.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use u7s_plan::node::Network;
-use u7s_sys::pidfd;
+use u7s_sys::spawn::{self, Program};
 
 use crate::Error;
-use crate::driver::{Driver, Link};
+use crate::driver::{Driver, Link, Node};
 
 /// Smallest MTU of IPv4, bytes. Source: RFC 791, section 3.2.
 const LEAST_MTU: u32 = 68;
@@ -56,33 +58,48 @@ impl Driver for Slirp4netns {
         fixed("name server", Ipv4Addr::from(base.saturating_add(3)), self.network.dns)
     }
 
-    /// The process leads a group of its own, so that a terminal's Ctrl-C is the supervisor's alone, and has an empty
+    /// The process leads a session of its own, so that a terminal's Ctrl-C is the supervisor's alone, and has an empty
     /// environment: a NOTIFY_SOCKET is not for it.
-    fn attach(&self, init: i32) -> Result<Link, Error> {
+    fn attach(&self, node: Node<'_>) -> Result<Link, Error> {
         let (ready, ready_inside) = pipe()?;
         let (exit_inside, exit) = pipe()?;
         let (output, output_inside) = pipe()?;
-        let errors = output_inside.try_clone().map_err(|source| self.not_started(source))?;
-        inherit(&ready_inside)?;
-        inherit(&exit_inside)?;
-        let mut command = Command::new(&self.program);
-        command.args(arguments(&self.network, &ready_inside, &exit_inside, init));
-        command.env_clear().current_dir("/").process_group(0);
-        command.stdin(Stdio::null()).stdout(output_inside).stderr(errors);
-        let mut child = command.spawn().map_err(|source| self.not_started(source))?;
-        let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
-        let pidfd = pidfd::open(pid).map_err(|source| {
-            // Neither a process nor a zombie stays that nobody holds.
-            let _ = child.kill().and_then(|()| child.wait());
-            Error::Hold { source }
-        })?;
+        let argv = self.command_line(&ready_inside, &exit_inside, node);
+        let inherited: Vec<_> =
+            [ready_inside.as_fd(), exit_inside.as_fd()].into_iter().chain(node.tap).collect();
+        let (pid, pidfd) = spawn::start(&Program {
+            argv: &argv,
+            env: &BTreeMap::new(),
+            stdout: output_inside.as_fd(),
+            stderr: output_inside.as_fd(),
+            inherited: &inherited,
+            // By pid it enters by itself; its sandbox needs to be root of a user namespace in any case.
+            user_namespace: node.tap.map(|_| node.pidfd),
+        })
+        .map_err(|source| Error::Hold { source })?;
         Ok(Link { pid, pidfd, ready, exit, output })
     }
 }
 
 impl Slirp4netns {
-    fn not_started(&self, source: io::Error) -> Error {
-        Error::Program { path: self.program.clone(), source }
+    fn command_line(&self, ready: &OwnedFd, exit: &OwnedFd, node: Node<'_>) -> Vec<String> {
+        let network = &self.network;
+        let mut line = vec![
+            self.program.display().to_string(),
+            format!("--mtu={}", network.mtu),
+            "--disable-host-loopback".into(),
+            "--enable-sandbox".into(),
+            "--enable-seccomp".into(),
+            format!("--cidr={}", network.range.trunc()),
+            format!("--outbound-addr={}", network.node_ip),
+            format!("--ready-fd={}", ready.as_raw_fd()),
+            format!("--exit-fd={}", exit.as_raw_fd()),
+        ];
+        line.extend(match node.tap {
+            Some(tap) => ["--netns-type=tapfd".into(), tap.as_raw_fd().to_string()],
+            None => [node.pid.to_string(), TAP.into()],
+        });
+        line
     }
 }
 
@@ -91,30 +108,9 @@ fn fixed(role: &'static str, expected: Ipv4Addr, found: Ipv4Addr) -> Result<(), 
     if expected == found { Ok(()) } else { Err(Error::Fixed { role, expected, found }) }
 }
 
-/// The whole command line after the program's name.
-fn arguments(network: &Network, ready: &OwnedFd, exit: &OwnedFd, init: i32) -> [String; 10] {
-    [
-        format!("--mtu={}", network.mtu),
-        "--disable-host-loopback".into(),
-        "--enable-sandbox".into(),
-        "--enable-seccomp".into(),
-        format!("--cidr={}", network.range.trunc()),
-        format!("--outbound-addr={}", network.node_ip),
-        format!("--ready-fd={}", ready.as_raw_fd()),
-        format!("--exit-fd={}", exit.as_raw_fd()),
-        init.to_string(),
-        TAP.into(),
-    ]
-}
-
 /// Both ends non-blocking: a supervisor that does not read must not stop the node's network.
 fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
     pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(failed("pipe2"))
-}
-
-/// Lets the next program have a descriptor under its own number, so nothing is moved onto a low one.
-fn inherit(descriptor: &OwnedFd) -> Result<(), Error> {
-    fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty())).map(drop).map_err(failed("fcntl(F_SETFD)"))
 }
 
 fn failed(call: &'static str) -> impl FnOnce(Errno) -> Error {
@@ -123,6 +119,7 @@ fn failed(call: &'static str) -> impl FnOnce(Errno) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::BorrowedFd;
     use std::time::Duration;
 
     use super::*;
@@ -142,18 +139,28 @@ mod tests {
         Slirp4netns { program: program.into(), network }
     }
 
+    /// This process as the node.
+    fn own(tap: Option<BorrowedFd<'_>>, check: impl FnOnce(Node<'_>)) {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let pidfd = u7s_sys::pidfd::open(pid).unwrap();
+        check(Node { pid, pidfd: pidfd.as_fd(), tap });
+    }
+
     #[test]
     fn the_command_line_is_this() {
         let (ready, exit) = pipe().unwrap();
-        let line = arguments(&driver("").network, &ready, &exit, 4711).join(" ");
-        let (ready, exit) = (ready.as_raw_fd(), exit.as_raw_fd());
-        assert_eq!(
-            line,
-            format!(
-                "--mtu=1500 --disable-host-loopback --enable-sandbox --enable-seccomp --cidr=10.41.0.0/24 \
-                 --outbound-addr=192.0.2.10 --ready-fd={ready} --exit-fd={exit} 4711 tap0"
-            )
+        let settings = format!(
+            "/usr/bin/slirp4netns --mtu=1500 --disable-host-loopback --enable-sandbox --enable-seccomp \
+             --cidr=10.41.0.0/24 --outbound-addr=192.0.2.10 --ready-fd={} --exit-fd={}",
+            ready.as_raw_fd(),
+            exit.as_raw_fd()
         );
+        let line =
+            |node: Node<'_>| driver("/usr/bin/slirp4netns").command_line(&ready, &exit, node).join(" ");
+        let pid = std::process::id();
+        own(None, |node| assert_eq!(line(node), format!("{settings} {pid} tap0")));
+        let tap = io::stderr();
+        own(Some(tap.as_fd()), |node| assert_eq!(line(node), format!("{settings} --netns-type=tapfd 2")));
     }
 
     #[test]
@@ -175,15 +182,20 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named() {
-        let error = driver("/nonexistent/slirp4netns").attach(1).unwrap_err();
-        assert_eq!(error.to_string(), "network driver /nonexistent/slirp4netns");
+        own(None, |node| {
+            let error = driver("/nonexistent/slirp4netns").attach(node).unwrap_err();
+            let Error::Hold { source } = error else { panic!("{error}") };
+            assert_eq!(source.to_string(), "execve /nonexistent/slirp4netns");
+        });
     }
 
     #[test]
     fn an_ended_driver_is_seen_and_reaped() {
-        let link = driver("/bin/false").attach(1).unwrap();
-        assert!(crate::driver::ends_within(&link.pidfd, Duration::from_secs(10)).unwrap());
-        let Health::Ended(status) = link.health().unwrap() else { panic!("still running") };
-        assert_eq!(link.detach(Duration::ZERO).unwrap(), status);
+        own(None, |node| {
+            let link = driver("/bin/false").attach(node).unwrap();
+            assert!(crate::driver::ends_within(&link.pidfd, Duration::from_secs(10)).unwrap());
+            let Health::Ended(status) = link.health().unwrap() else { panic!("still running") };
+            assert_eq!(link.detach(Duration::ZERO).unwrap(), status);
+        });
     }
 }

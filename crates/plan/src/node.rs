@@ -133,6 +133,8 @@ pub struct Network {
 pub enum Driver {
     /// User-mode TCP/IP by slirp4netns: works everywhere, needs no privilege.
     Slirp4netns,
+    /// No way out: the node has its address and what is forwarded to it. For measuring what the namespaces alone cost.
+    None,
 }
 
 /// Transport protocols of forwards.
@@ -272,6 +274,9 @@ pub struct Bind {
 pub struct Programs {
     /// slirp4netns(1).
     pub slirp4netns: PathBuf,
+    /// It takes `tap0` as an open descriptor (`--netns-type=tapfd`), as 1.3.0 and later do: the node need not wait for it.
+    #[serde(default)]
+    pub slirp4netns_tapfd: bool,
     /// newuidmap(1), for the fallback without capabilities.
     pub newuidmap: Option<PathBuf>,
     /// newgidmap(1), likewise.

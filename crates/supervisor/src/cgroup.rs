@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use u7s_plan::node::NodeSpec;
 
-use crate::Error;
+use crate::{Error, small};
 
 /// Name of the supervisor's own leaf, the same as the unit's `DelegateSubgroup=`.
 const LEAF: &str = "supervisor";
@@ -53,13 +53,23 @@ pub(crate) fn prepare(spec: &NodeSpec) -> Result<Node, Error> {
     let own = own()?;
     let unit = leave_inner_node(&own)?;
     let path = unit.join(NODE);
-    remove(&path)?;
     enable_controllers(&unit, &spec.controllers, !spec.degraded.is_empty())?;
-    fs::create_dir(&path).map_err(Error::write(&path))?;
+    make_fresh(&path)?;
     limit(&path);
     let directory = File::open(&path).map_err(Error::read(&path))?;
     let name = name_below(&own.mount, &path);
     Ok(Node { path, name, directory })
+}
+
+/// What a killed supervisor left there is removed first.
+fn make_fresh(path: &Path) -> Result<(), Error> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            remove(path)?;
+            fs::create_dir(path).map_err(Error::write(path))
+        }
+        other => other.map_err(Error::write(path)),
+    }
 }
 
 /// A kernel or a mount that takes no limits gives the node as it is: nothing legitimate needs them.
@@ -135,7 +145,7 @@ struct Own {
 }
 
 fn own() -> Result<Own, Error> {
-    let read = |path: &'static str| fs::read_to_string(path).map_err(Error::read(path));
+    let read = |path: &'static str| small::read(Path::new(path)).map_err(Error::read(path));
     let name = find_name(&read("/proc/self/cgroup")?).ok_or(Error::NoCgroup)?;
     let (mount, root) = find_mount(&read("/proc/self/mountinfo")?, &name).ok_or(Error::NoCgroup)?;
     let below = Path::new(&name).strip_prefix(&root).map_err(|_| Error::NoCgroup)?;
@@ -180,7 +190,7 @@ fn leave_inner_node(own: &Own) -> Result<PathBuf, Error> {
 
 fn enable_controllers(unit: &Path, wanted: &[String], degraded: bool) -> Result<(), Error> {
     let available = unit.join("cgroup.controllers");
-    let available = fs::read_to_string(&available).map_err(Error::read(available))?;
+    let available = small::read(&available).map_err(Error::read(available))?;
     let available: Vec<&str> = available.split_whitespace().collect();
     let missing: Vec<String> =
         wanted.iter().filter(|name| !available.contains(&name.as_str())).cloned().collect();

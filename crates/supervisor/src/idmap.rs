@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use u7s_plan::node::{Extent, NodeSpec};
 use u7s_plan::subid::{self, Range};
 
-use crate::Error;
+use crate::{Error, small};
 
 /// How long newuidmap and newgidmap may take together.
 const HELPER_DEADLINE: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ pub(crate) enum Way {
 pub(crate) fn check(spec: &NodeSpec) -> Result<(), Error> {
     let user = &spec.user;
     for (path, map) in [("/etc/subuid", &spec.uid_map), ("/etc/subgid", &spec.gid_map)] {
-        let text = fs::read_to_string(path).map_err(Error::read(path))?;
+        let text = small::read(Path::new(path)).map_err(Error::read(path))?;
         let ranges =
             subid::parse(&text, &user.name, user.uid).map_err(|source| Error::Subids { path, source })?;
         if let Some(extent) = foreign(map, &ranges) {

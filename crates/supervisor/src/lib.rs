@@ -26,10 +26,12 @@ mod rules;
 mod serve;
 mod service;
 mod services;
+mod small;
 mod spec;
 mod start;
 mod status;
 mod stop;
+mod tick;
 mod tree;
 mod watch;
 
@@ -93,7 +95,9 @@ fn prepare(options: &Options) -> Result<Prepared, Error> {
     idmap::check(&spec)?;
     let way = idmap::choose(&spec)?;
     let driver = u7s_net::driver::of(&spec);
-    driver.validate().map_err(|source| Error::Network { what: "check the network", source })?;
+    if let Some(driver) = &driver {
+        driver.validate().map_err(|source| Error::Network { what: "check the network", source })?;
+    }
     let listeners = listen(&spec)?;
     let control = control::bind(&socket_of(options))?;
     let tree = tree::Tree::prepare(&spec)?;
@@ -102,8 +106,10 @@ fn prepare(options: &Options) -> Result<Prepared, Error> {
     let (namespace, channel, output) = namespace::create(way, &cgroup, blueprint)?;
     namespace::drop_privileges()?;
     let namespace_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-    namespace::wait_for_tap(&channel)?;
-    let link = link::Attachment::new(driver, namespace.pid)?;
+    let link = match driver {
+        Some(driver) => link::Attachment::new(driver, &namespace, namespace::wait_for_tap(&channel)?)?,
+        None => link::Attachment::none(&namespace)?,
+    };
     let timings = Timings { namespace_us, ..Timings::default() };
     Ok(Prepared { spec, tree, cgroup, namespace, channel, output, link, listeners, control, timings, began })
 }

@@ -13,21 +13,19 @@ use u7s_net::{Driver, Link};
 
 use crate::backoff::Backoff;
 use crate::journal::Journal;
+use crate::namespace::Namespace;
 use crate::probe::Echo;
 use crate::serve::Happened;
 use crate::watch::watch;
-use crate::{Error, output};
+use crate::{Error, output, tick};
 
 /// How long a driver may take to say that it is ready.
 pub(crate) const READY: Duration = Duration::from_secs(10);
 
-/// How often a running driver is asked for an echo.
-const HEALTH: Duration = Duration::from_secs(5);
-
 /// How soon it is asked again after a miss.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Echoes in a row that may be missing before it is killed: with three seconds each that is seen within 16 s.
+/// Echoes in a row that may be missing before it is killed: with three seconds each that is seen within 21 s.
 const MISSES: u32 = 3;
 
 /// How long it may take to end by itself.
@@ -35,8 +33,12 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// The driver of the node and its current process.
 pub(crate) struct Attachment {
-    driver: Box<dyn Driver + Send + Sync>,
+    /// None where the node has no way out.
+    driver: Option<Box<dyn Driver + Send + Sync>>,
     init: i32,
+    held: OwnedFd,
+    /// Kept for the next process: while it is open, tap0 has carrier and queues packets.
+    tap: Option<OwnedFd>,
     link: Option<Link>,
     ready: bool,
     since: Instant,
@@ -51,25 +53,61 @@ pub(crate) struct Attachment {
 impl Attachment {
     /// Attaches for the first time, before any runtime runs.
     ///
+    /// With `tap`, for a driver that takes it by descriptor, that is left to [`begin`](Self::begin): what is inside need not
+    /// wait for the driver then, and shall not share the processors with it.
+    ///
     /// # Errors
-    /// [`Error::Network`].
-    pub(crate) fn new(driver: Box<dyn Driver + Send + Sync>, init: i32) -> Result<Self, Error> {
-        let link = driver
-            .attach(init)
-            .map_err(|source| Error::Network { what: "start the network driver", source })?;
-        let since = Instant::now();
+    /// [`Error::Network`]; [`Error::Io`]: no descriptor is left.
+    pub(crate) fn new(
+        driver: Box<dyn Driver + Send + Sync>,
+        namespace: &Namespace,
+        tap: Option<OwnedFd>,
+    ) -> Result<Self, Error> {
+        let mut attachment = Self { driver: Some(driver), tap, ready: false, ..Self::none(namespace)? };
+        if attachment.tap.is_none() {
+            attachment
+                .attach()
+                .map_err(|source| Error::Network { what: "start the network driver", source })?;
+        }
+        Ok(attachment)
+    }
+
+    /// All inside is built: a driver that was not started yet is due.
+    pub(crate) fn begin(&mut self) {
+        if self.driver.is_some() && self.link.is_none() && self.due.is_none() {
+            self.due = Some(Instant::now());
+        }
+    }
+
+    /// The attachment of a node without a driver: nothing is waited for.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: no descriptor is left.
+    pub(crate) fn none(namespace: &Namespace) -> Result<Self, Error> {
         Ok(Self {
-            driver,
-            init,
-            link: Some(link),
-            ready: false,
-            since,
-            due: Some(since + READY),
+            driver: None,
+            init: namespace.pid,
+            held: namespace.pidfd.try_clone().map_err(Error::io("hold the node's pid 1"))?,
+            tap: None,
+            link: None,
+            ready: true,
+            since: Instant::now(),
+            due: None,
             backoff: Backoff::default(),
             probe_at: None,
             answered: false,
             misses: 0,
         })
+    }
+
+    fn attach(&mut self) -> Result<(), u7s_net::Error> {
+        let Some(driver) = &self.driver else { return Ok(()) };
+        let tap = self.tap.as_ref().map(AsFd::as_fd);
+        self.since = Instant::now();
+        self.link =
+            Some(driver.attach(u7s_net::driver::Node { pid: self.init, pidfd: self.held.as_fd(), tap })?);
+        self.due = Some(self.since + READY);
+        Ok(())
     }
 
     /// Host pid of the driver's process.
@@ -100,7 +138,7 @@ impl Attachment {
     /// What came of asking the process `pid`; one that was silent too often is killed, which also ends a stopped one.
     pub(crate) fn probed(&mut self, pid: i32, answer: Result<Echo, String>) {
         let Some(link) = self.link.as_ref().filter(|link| link.pid == pid && self.ready) else { return };
-        self.probe_at = Some(Instant::now() + HEALTH);
+        self.probe_at = Some(tick::next());
         match answer {
             Ok(echo) => {
                 self.answered |= echo == Echo::Answered;
@@ -157,6 +195,11 @@ impl Attachment {
             return;
         }
         self.reap();
+        if !self.ready && self.tap.take().is_some() {
+            tracing::warn!(
+                "the network driver does not take tap0 by descriptor; from now on it opens it by name"
+            );
+        }
         let pause = self.backoff.endless(self.since.elapsed());
         let at_once = self.ready && self.backoff.deaths() == 1;
         self.ready = false;
@@ -180,12 +223,9 @@ impl Attachment {
             self.ended(pid);
             return false;
         }
-        self.since = Instant::now();
-        match self.driver.attach(self.init) {
-            Ok(link) => {
-                tracing::info!(pid = link.pid, "the network driver was started again");
-                self.link = Some(link);
-                self.due = Some(self.since + READY);
+        match self.attach() {
+            Ok(()) => {
+                tracing::info!(pid = self.pid(), "the network driver was started");
                 true
             }
             Err(error) => {

@@ -1,5 +1,6 @@
 //! What supervisor and pid 1 of the node say to each other: one JSON document a packet, descriptors beside it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -72,7 +73,8 @@ pub(crate) enum Command {
 /// From pid 1 to the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Event {
-    /// tap0 is there and nobody holds it: a driver may attach.
+    /// tap0 is there: a driver may attach. A driver that takes it by descriptor gets the one beside this; otherwise nobody
+    /// holds it.
     Tap,
     /// Mounts, sysctls and names are done; things that could not be had and are not needed.
     Built {
@@ -189,11 +191,28 @@ pub(crate) fn send<M: Serialize>(
 pub(crate) fn receive<M: DeserializeOwned>(
     socket: BorrowedFd<'_>,
 ) -> Result<Option<(M, Vec<OwnedFd>)>, Error> {
-    let mut buffer = vec![0; MAX_PACKET];
-    let mut received = u7s_sys::channel::receive(socket, &mut buffer);
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.is_empty() {
+            // Zeroes that the kernel gives by the page: only what a message fills is ever touched.
+            *buffer = vec![0; MAX_PACKET];
+        }
+        receive_into(socket, buffer)
+    })
+}
+
+thread_local! {
+    /// Kept: a new one for each message would be a new mapping each time.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn receive_into<M: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> Result<Option<(M, Vec<OwnedFd>)>, Error> {
+    let mut received = u7s_sys::channel::receive(socket, buffer);
     if matches!(&received, Err(error) if error.errno() == Some(Errno::ECONNRESET)) {
         // The other side ended without reading all: said once, before its own last words.
-        received = u7s_sys::channel::receive(socket, &mut buffer);
+        received = u7s_sys::channel::receive(socket, buffer);
     }
     let (length, descriptors) = received.map_err(Error::system("receive a message of the node's pid 1"))?;
     if length == 0 {

@@ -56,6 +56,9 @@ pub(crate) fn create(
         .map_err(Error::system("make the namespaces"))?;
     let namespace = Namespace { pid, pidfd };
     idmap::write(way, pid, blueprint.spec)?;
+    // Pid 1's part, done here: it is busy, and waits for the maps in any case.
+    let init = cgroup.path.join(inside::pods::INIT);
+    std::fs::create_dir(&init).map_err(Error::write(init))?;
     message::send(ours.as_fd(), &Order { id: 0, command: Command::Mapped }, &[])?;
     Ok((namespace, ours, reader))
 }
@@ -72,15 +75,15 @@ pub(crate) fn drop_privileges() -> Result<(), Error> {
         .map_err(|errno| Error::Io { what: "set no_new_privs", source: errno.into() })
 }
 
-/// Waits until tap0 is there, so that the driver can attach.
+/// Waits until tap0 is there, so that the driver can attach; returns its descriptor where pid 1 hands it over.
 ///
 /// # Errors
 /// [`Error::Inside`] with pid 1's own words; [`Error::Deadline`].
-pub(crate) fn wait_for_tap(channel: &OwnedFd) -> Result<(), Error> {
+pub(crate) fn wait_for_tap(channel: &OwnedFd) -> Result<Option<OwnedFd>, Error> {
     let deadline = Instant::now() + TAP;
     loop {
         match message::receive::<Event>(channel.as_fd()) {
-            Ok(Some((Event::Tap, _))) => return Ok(()),
+            Ok(Some((Event::Tap, mut descriptors))) => return Ok(descriptors.pop()),
             Ok(Some((Event::Failed { reason }, _))) => return Err(Error::Inside { reason }),
             Ok(Some(_)) => {}
             Ok(None) => return Err(Error::Inside { reason: "pid 1 ended without a word".to_owned() }),

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-/// How often the loop turns where no watchdog is asked for.
-const IDLE: Duration = Duration::from_secs(15);
+use crate::tick;
 
 /// How soon a message is sent again that systemd did not take.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -28,7 +27,7 @@ pub(crate) struct Notifier {
 }
 
 impl Notifier {
-    /// Pings at half of `WATCHDOG_USEC`, if systemd set it for this process.
+    /// Pings with all other questions, or at half of `WATCHDOG_USEC` where that is less, if systemd set it for this process.
     pub(crate) fn new() -> Self {
         Self {
             systemd: std::env::var_os("NOTIFY_SOCKET").and_then(|name| open(&name).ok()),
@@ -73,7 +72,10 @@ impl Notifier {
     /// Pings when it is time: from the loop itself, so that a hung one does not.
     pub(crate) fn ping_if_due(&mut self, now: Instant) {
         if self.ping_at <= now {
-            self.ping_at = now + self.every.unwrap_or(IDLE);
+            self.ping_at = match self.every {
+                Some(every) if every < tick::PERIOD => now + every,
+                _ => tick::next(),
+            };
             if self.every.is_some() {
                 self.send(NotifyState::Watchdog);
             }

@@ -16,13 +16,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::Error;
 use crate::message::{self, Answer, Command, Event, Order};
 use crate::serve::Happened;
+use crate::tick;
 use crate::watch::watch;
 
 /// How long pid 1 may take to answer: it does nothing that waits.
 const ANSWER: Duration = Duration::from_secs(5);
-
-/// How often it is asked whether it hears.
-const PING: Duration = Duration::from_secs(5);
 
 type Reply = (Answer, Vec<OwnedFd>);
 
@@ -108,7 +106,9 @@ impl PidOne {
     async fn watch_over(self, happened: mpsc::Sender<Happened>) {
         let mut heard = true;
         loop {
-            tokio::time::sleep(PING).await;
+            if heard {
+                tokio::time::sleep_until(tick::next().into()).await;
+            }
             match self.call(Command::Ping, Vec::new()).await {
                 Ok(_) => heard = true,
                 Err(Error::Deadline { .. }) if heard => heard = false,

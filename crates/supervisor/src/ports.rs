@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use u7s_net::forward::Acceptor;
 use u7s_plan::control::{Answer, Origin, Port, low_port};
 use u7s_plan::node::{Forward, HostPort, NodeSpec};
@@ -33,6 +34,8 @@ struct Shared {
     tree: Tree,
     node_ip: Ipv4Addr,
     wanted: Mutex<Wanted>,
+    /// Something is not open: it is tried again.
+    troubled: Notify,
 }
 
 /// What is wanted, and why some of it is not open.
@@ -53,7 +56,8 @@ impl Ports {
         let administrator = tree.ports().into_iter().take(MOST).map(|port| port.on(node_ip)).collect();
         let node = spec.forwards.iter().copied().collect();
         let wanted = Mutex::new(Wanted { node, administrator, ..Wanted::default() });
-        let ports = Self { shared: Arc::new(Shared { acceptor, tree, node_ip, wanted }) };
+        let ports =
+            Self { shared: Arc::new(Shared { acceptor, tree, node_ip, wanted, troubled: Notify::new() }) };
         ports.apply(&mut ports.wanted());
         tokio::spawn(ports.clone().keep_trying());
         ports
@@ -147,6 +151,9 @@ impl Ports {
                 tracing::warn!(port = %forward, "cannot be opened: {problem}");
             }
         }
+        if !wanted.problems.is_empty() {
+            self.shared.troubled.notify_one();
+        }
         for forward in before.keys().filter(|forward| !wanted.problems.contains_key(forward)) {
             if wanted.all().contains(forward) {
                 tracing::info!(port = %forward, "is open now");
@@ -157,11 +164,9 @@ impl Ports {
 
     async fn keep_trying(self) {
         loop {
+            self.shared.troubled.notified().await;
             tokio::time::sleep(RETRY).await;
-            let mut wanted = self.wanted();
-            if !wanted.problems.is_empty() {
-                self.apply(&mut wanted);
-            }
+            self.apply(&mut self.wanted());
         }
     }
 

@@ -76,6 +76,8 @@ pub(crate) struct Node {
     pub(crate) following: Following,
     /// The forwarder's rules are loaded, or cannot be.
     pub(crate) ruled: bool,
+    /// They shall be loaded now.
+    rules_due: bool,
     happened: mpsc::Sender<Happened>,
     /// Kept for its name on disk.
     _control: control::Socket,
@@ -147,6 +149,7 @@ impl Node {
             build_until: Some(Instant::now() + BUILD),
             forwarded: !spec.forwards.iter().any(probe::can_be_asked),
             ruled: false,
+            rules_due: false,
             _control: control,
             spec,
             tree,
@@ -230,7 +233,8 @@ impl Node {
                 self.build_until = None;
                 self.note_time(|timings| &mut timings.mounts_us);
                 self.start_enabled();
-                rules::load(&self.spec, self.pid_one.clone(), self.happened.clone());
+                self.link.begin();
+                self.rules_due = true;
             }
             Event::Failed { reason } => return Err(Error::Inside { reason }),
             Event::Forwarder => {
@@ -383,7 +387,16 @@ impl Node {
         if self.build_until.is_some_and(|until| until <= now) {
             return Err(Error::Deadline { what: "the mounts inside", seconds: BUILD.as_secs() });
         }
-        if self.link.act(now)
+        for index in 0..self.services.len() {
+            while let Some(due) = self.services[index].take_due(now) {
+                self.do_due(index, due).await?;
+            }
+        }
+        // After the components: nothing of theirs waits for it.
+        if std::mem::take(&mut self.rules_due) {
+            rules::load(&self.spec, self.pid_one.clone(), self.happened.clone());
+        }
+        if self.link.act(Instant::now())
             && let Err(error) = self.link.watch(&self.journal, &self.happened)
         {
             let error = crate::error::chain(&error);
@@ -393,11 +406,6 @@ impl Node {
         if let Some(pid) = self.link.take_probe(now) {
             let gateway = self.spec.network.gateway;
             probe::ask_driver(pid, self.pid_one.clone(), gateway, self.happened.clone());
-        }
-        for index in 0..self.services.len() {
-            while let Some(due) = self.services[index].take_due(now) {
-                self.do_due(index, due).await?;
-            }
         }
         Ok(())
     }

@@ -11,15 +11,13 @@ use u7s_plan::node::{Component, ComponentName};
 use crate::backoff::Backoff;
 use crate::control::refuse;
 use crate::message::Exit;
+use crate::tick;
 
 /// How long a component may take to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(10);
 
 /// How long crio may take until CRI answers; a slow one is killed and counts as dead.
 const START: Duration = Duration::from_secs(60);
-
-/// How often a running component is asked whether it still answers.
-const HEALTH: Duration = Duration::from_secs(10);
 
 /// How soon it is asked again after a miss: three of five seconds each are over within the watchdog's 30 s.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -177,7 +175,7 @@ impl Service {
             self.kill_at = Some(Instant::now() + START);
             self.probe_at = Some(Instant::now() + self.probe_pause);
         } else {
-            self.probe_at = Some(Instant::now() + HEALTH);
+            self.probe_at = Some(tick::next());
             self.enter(ActiveState::Active);
             self.answer(Goal::Started, || Answer::Done);
         }
@@ -236,7 +234,7 @@ impl Service {
         if self.process.is_none() || self.active == ActiveState::Deactivating {
             return;
         }
-        self.probe_at = Some(Instant::now() + HEALTH);
+        self.probe_at = Some(tick::next());
         if self.active == ActiveState::Activating {
             self.kill_at = None;
             self.enter(ActiveState::Active);

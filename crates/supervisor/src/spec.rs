@@ -85,8 +85,11 @@ pub(crate) fn read(path: &Path, uid: u32) -> Result<NodeSpec, Error> {
     Ok(spec)
 }
 
+/// Room that is made beforehand, bytes.
+const USUAL: usize = 8192;
+
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(USUAL);
     File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut text)?;
     Ok(text)
 }

@@ -17,6 +17,9 @@ const UNITS_BYTES: u64 = 4096;
 /// The longest ports.json that is read, bytes.
 const PORTS_BYTES: u64 = 64 * 1024;
 
+/// Room that is made before a file is read, bytes.
+const READ: usize = 1024;
+
 /// The node's directory below the user's home.
 #[derive(Debug, Clone)]
 pub(crate) struct Tree {
@@ -97,8 +100,10 @@ impl Tree {
 
 /// Makes a directory and its missing parents; one that is there keeps its mode.
 fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
+    if path.is_dir() {
+        return Ok(());
+    }
     match DirBuilder::new().mode(mode).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let parent = path.parent().unwrap_or_else(|| Path::new("/"));
             make_dir(parent, 0o700)?;
@@ -137,7 +142,7 @@ fn read_plain(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     if !file.metadata()?.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(READ);
     file.take(limit).read_to_end(&mut text)?;
     Ok(text)
 }

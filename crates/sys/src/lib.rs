@@ -14,6 +14,7 @@ pub mod memfd;
 pub mod mount;
 pub mod netlink;
 pub mod pidfd;
+pub mod spawn;
 pub mod tap;
 pub mod tty;
 pub mod userns;

@@ -25,7 +25,7 @@ pub fn index_of(interface: &str) -> Result<u32, Error> {
     nix::net::if_::if_nametoindex(interface).map_err(Error::call("if_nametoindex"))
 }
 
-/// Changes that are sent together and acknowledged one by one.
+/// Changes that are sent together; refusals and the end are told by the kernel.
 #[derive(Debug, Default)]
 pub struct Batch {
     changes: Vec<(&'static str, RouteNetlinkMessage)>,
@@ -123,7 +123,7 @@ impl Batch {
         self.changes.push(("add a rule", RouteNetlinkMessage::NewRule(rule)));
     }
 
-    /// Sends all changes and waits for their acknowledgements, which the kernel has queued when the send returns.
+    /// Sends all changes and waits for the acknowledgement of the last, which the kernel has queued when the send returns.
     ///
     /// # Errors
     /// [`Error::Call`] names the first change that was refused; the ones after it were still tried.
@@ -136,22 +136,28 @@ impl Batch {
         socket
             .send_to(&packet, &SocketAddr::new(0, 0), 0)
             .map_err(|error| Error::call("send to rtnetlink")(failed(&error)))?;
-        let mut acknowledged = 0;
-        while acknowledged < names.len() {
-            let (answer, _) = socket
-                .recv_from_full()
+        let mut answer = Vec::with_capacity(ANSWER);
+        loop {
+            answer.clear();
+            socket
+                .recv(&mut answer, 0)
                 .map_err(|error| Error::call("receive from rtnetlink")(failed(&error)))?;
-            acknowledged += check(&answer, &names)?;
+            if is_end(&answer, &names)? {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     fn serialize(self) -> (Vec<&'static str>, Vec<u8>) {
+        let last = self.changes.len();
         let mut names = Vec::new();
         let mut packet = Vec::new();
         for (number, (name, change)) in (1..).zip(self.changes) {
             let mut message = NetlinkMessage::from(change);
-            message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+            message.header.flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL;
+            if names.len() + 1 == last {
+                message.header.flags |= NLM_F_ACK;
+            }
             message.header.sequence_number = number;
             message.finalize();
             let start = packet.len();
@@ -173,11 +179,16 @@ fn unicast(scope: RouteScope) -> RouteMessage {
     route
 }
 
-/// Counts the acknowledgements in one datagram; the first refusal is an error.
-fn check(answer: &[u8], names: &[&'static str]) -> Result<usize, Error> {
+/// Room for one datagram of the kernel's, bytes. It says at most a few lines about a change.
+const ANSWER: usize = 8192;
+
+/// Whether one datagram acknowledges the last change; a refusal is an error, and comes before that.
+///
+/// Source: netlink(7): a refusal is always told, an acknowledgement with `NLM_F_ACK` only.
+fn is_end(answer: &[u8], names: &[&'static str]) -> Result<bool, Error> {
     let malformed = || Error::Answer { call: "rtnetlink", expected: "an acknowledgement" };
     let mut rest = answer;
-    let mut count = 0;
+    let mut end = false;
     while !rest.is_empty() {
         let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(|_| malformed())?;
         let NetlinkPayload::Error(error) = &message.payload else { return Err(malformed()) };
@@ -186,11 +197,11 @@ fn check(answer: &[u8], names: &[&'static str]) -> Result<usize, Error> {
             let call = names.get(index).copied().unwrap_or("rtnetlink");
             return Err(Error::Call { call, source: Errno::from_raw(code.get().saturating_abs()) });
         }
-        count += 1;
+        end |= usize::try_from(message.header.sequence_number) == Ok(names.len());
         let length = usize::try_from(message.header.length).unwrap_or(rest.len()).max(1).next_multiple_of(4);
         rest = rest.get(length..).unwrap_or_default();
     }
-    Ok(count)
+    Ok(end)
 }
 
 #[cfg(test)]

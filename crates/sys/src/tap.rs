@@ -1,28 +1,36 @@
 //! Tap and tun devices that outlive their maker: the namespace owns them, programs only attach.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
 
 use crate::Error;
 
-/// Makes the device `name` in this network namespace and leaves it there without a holder.
+/// Makes the device `name` in this network namespace, or attaches to it if nobody is.
 ///
-/// Closing a tap that is not persistent blocks for tens of milliseconds and takes all addresses and routes with it.
+/// Shape: this process attached to it; non-blocking, close-on-exec. It goes with the descriptor until [`persist`].
 ///
 /// # Errors
 /// [`Error::Path`] about /dev/net/tun: ENOENT, the module is not loaded; EACCES, its mode; EPERM, this process does not
 /// own the network namespace; EBUSY, the name is taken.
 ///
 /// Source: Documentation/networking/tuntap.rst.
-pub fn create_persistent(name: &str, kind: Kind) -> Result<(), Error> {
-    let device = open(name, kind)?;
+pub fn create(name: &str, kind: Kind) -> Result<OwnedFd, Error> {
+    open(name, kind).map(OwnedFd::from)
+}
+
+/// Leaves a device in its network namespace when nobody holds it.
+///
+/// Closing one that is not persistent blocks for tens of milliseconds and takes all addresses and routes with it.
+///
+/// # Errors
+/// [`Error::Path`] about /dev/net/tun: it is no device of [`create`].
+pub fn persist(device: BorrowedFd<'_>) -> Result<(), Error> {
     // SAFETY: TUNSETPERSIST takes a number, not a pointer.
     let answer = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST, 1) };
-    Errno::result(answer).map_err(Error::path("TUNSETPERSIST", TUN))?;
-    Ok(())
+    Errno::result(answer).map(drop).map_err(Error::path("TUNSETPERSIST", TUN))
 }
 
 /// Attaches to a tun device of this network namespace; one that is not there is made, and goes with the descriptor.
@@ -30,7 +38,7 @@ pub fn create_persistent(name: &str, kind: Kind) -> Result<(), Error> {
 /// Shape: non-blocking, close-on-exec; each read and each write is one IP packet.
 ///
 /// # Errors
-/// As [`create_persistent`]; EBUSY: somebody else is attached.
+/// As [`create`]; EBUSY: somebody else is attached.
 pub fn attach(name: &str) -> Result<OwnedFd, Error> {
     open(name, Kind::Tun).map(OwnedFd::from)
 }

@@ -29,8 +29,8 @@ pub(crate) fn play(role: &str) {
 
 /// Builds the network as pid 1 does, in namespaces of its own, and keeps it until standard input is closed.
 fn node() {
-    tap::create_persistent("tap0", tap::Kind::Tap).unwrap();
-    tap::create_persistent(TUN, tap::Kind::Tun).unwrap();
+    tap::persist(tap::create("tap0", tap::Kind::Tap).unwrap().as_fd()).unwrap();
+    tap::persist(tap::create(TUN, tap::Kind::Tun).unwrap().as_fd()).unwrap();
     let [lo, tap0, tun] = ["lo", "tap0", TUN].map(|name| netlink::index_of(name).unwrap());
     let mut batch = netlink::Batch::default();
     batch.link_up(lo, None);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
-use u7s_net::driver::{Driver, Health, Link};
+use u7s_net::driver::{Driver, Health, Link, Node};
 use u7s_net::slirp4netns::Slirp4netns;
 use u7s_plan::node;
 
@@ -31,6 +31,11 @@ fn driver() -> Slirp4netns {
     Slirp4netns { program: PathBuf::from("/usr/bin/slirp4netns"), network }
 }
 
+fn attach(driver: &Slirp4netns, pid: i32) -> Result<Link, u7s_net::Error> {
+    let pidfd = u7s_sys::pidfd::open(pid).unwrap();
+    driver.attach(Node { pid, pidfd: pidfd.as_fd(), tap: None })
+}
+
 /// A driver that is detached at the end.
 struct Attached(Option<Link>);
 
@@ -39,7 +44,7 @@ impl Attached {
         let driver = driver();
         driver.validate().unwrap();
         let start = Instant::now();
-        let link = bed.host.run(|| driver.attach(bed.init_pid())).unwrap();
+        let link = bed.host.run(|| attach(&driver, bed.init_pid())).unwrap();
         let mut byte = [0];
         wait(&link.ready, "readiness");
         let mut ready = std::fs::File::from(link.ready.try_clone().unwrap());

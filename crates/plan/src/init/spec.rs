@@ -42,6 +42,7 @@ pub(super) fn node(config: &Config, facts: &Facts, merged: &Output, degraded: Ve
         hosts: hosts(&facts.hosts, &merged.node_name, network.node_ip),
         programs: Programs {
             slirp4netns: program(facts, "slirp4netns"),
+            slirp4netns_tapfd: takes_tap(facts),
             newuidmap: found(facts, "newuidmap"),
             newgidmap: found(facts, "newgidmap"),
             nft: found(facts, "nft"),
@@ -92,6 +93,14 @@ fn network(config: &Config, facts: &Facts, node_ip: Ipv4Addr, service_cidr: Opti
         service_cidr,
         low_ports: config.network.low_ports.clone(),
     }
+}
+
+/// Source: slirp4netns, release notes of 1.3.0.
+fn takes_tap(facts: &Facts) -> bool {
+    let version = facts.versions.get("slirp4netns").and_then(Option::as_deref);
+    version
+        .and_then(|version| semver::Version::parse(version).ok())
+        .is_some_and(|version| (version.major, version.minor) >= (1, 3))
 }
 
 /// The least that a node needs, on its own address only: flannel's tunnel beside the ports of its role.

@@ -1,6 +1,6 @@
 //! Pid 1 of the node: reaps, starts what it is told to, lends its view of the namespaces; decides nothing.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -38,15 +38,17 @@ pub(super) fn serve(channel: OwnedFd, network: &Network, warnings: Vec<String>) 
     let mut init = Init {
         channel,
         signals,
-        forwarding: Settings { node_ip: network.node_ip, gateway: network.gateway, dial_deadline: DIAL },
-        programs: HashSet::new(),
+        network: network.clone(),
+        programs: BTreeSet::new(),
         forwarder: 0,
         forwarder_due: None,
         forwarder_since: Instant::now(),
         outgoing: VecDeque::new(),
     };
-    init.start_forwarder();
     init.outgoing.push_back((Event::Built { warnings }, Vec::new()));
+    // The supervisor's first orders are on their way while the copy of this process is made.
+    init.flush();
+    init.start_forwarder();
     loop {
         match init.turn() {
             Turn::Next => {}
@@ -70,9 +72,9 @@ fn catch_signals() -> nix::Result<SignalFd> {
 struct Init {
     channel: OwnedFd,
     signals: SignalFd,
-    forwarding: Settings,
+    network: Network,
     /// Pids of programs that the supervisor asked for: their ends are reported, all others only reaped.
-    programs: HashSet<i32>,
+    programs: BTreeSet<i32>,
     /// Pid of the forwarder, 0 while there is none.
     forwarder: i32,
     /// When the next forwarder is due.
@@ -190,9 +192,10 @@ impl Init {
         let Ok([stdout, stderr]) = <[OwnedFd; 2]>::try_from(descriptors) else {
             return (refused(Errno::EPROTO, "two descriptors belong to a start"), Vec::new());
         };
-        let started = u7s_sys::fork::start(u7s_sys::fork::Program { argv, env, stdout, stderr })
-            .and_then(|pid| Ok((pid, u7s_sys::pidfd::open(pid)?)));
-        match started {
+        let (stdout, stderr) = (stdout.as_fd(), stderr.as_fd());
+        let program =
+            u7s_sys::spawn::Program { argv, env, stdout, stderr, inherited: &[], user_namespace: None };
+        match u7s_sys::spawn::start(&program) {
             Ok((pid, pidfd)) => {
                 self.programs.insert(pid);
                 (Answer::Started { pid }, vec![pidfd])
@@ -212,8 +215,8 @@ impl Init {
             self.forwarder_due = Some(Instant::now() + FORWARDER_PAUSE);
             return;
         };
-        let forwarding = self.forwarding;
-        match u7s_sys::clone::fork(|| run_forwarder(inner, &forwarding)) {
+        let network = &self.network;
+        match u7s_sys::clone::fork(|| run_forwarder(inner, network)) {
             Ok(pid) => {
                 self.forwarder = pid;
                 self.outgoing.push_back((Event::Forwarder, vec![outer]));
@@ -240,11 +243,15 @@ impl Init {
 }
 
 /// Runs in the forwarder: descriptors and signals of pid 1 are not its business.
-fn run_forwarder(channel: OwnedFd, settings: &Settings) -> i32 {
+fn run_forwarder(channel: OwnedFd, network: &Network) -> i32 {
     let _ = u7s_sys::fork::close_all_but(&[channel.as_fd()]);
     let _ = nix::unistd::setsid();
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
     let _ = nix::sys::prctl::set_name(c"u7s-forwarder");
+    if let Err(error) = super::network::furnish_forwarder(network) {
+        tracing::error!("port forwarder: {}", crate::error::chain(&error));
+        return 1;
+    }
     // It speaks with strangers: of all capabilities it keeps the one for foreign source addresses, and never gains another.
     let confined =
         u7s_sys::capability::keep_net_admin().is_ok() && nix::sys::prctl::set_no_new_privs().is_ok();
@@ -252,7 +259,8 @@ fn run_forwarder(channel: OwnedFd, settings: &Settings) -> i32 {
         tracing::error!("port forwarder: its capabilities cannot be given up");
         return 1;
     }
-    match u7s_net::forward::inner::run(channel, settings) {
+    let settings = Settings { node_ip: network.node_ip, gateway: network.gateway, dial_deadline: DIAL };
+    match u7s_net::forward::inner::run(channel, &settings) {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!("port forwarder: {}", crate::error::chain(&error));

@@ -3,7 +3,7 @@
 mod init;
 mod mounts;
 mod network;
-mod pods;
+pub(crate) mod pods;
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,13 +14,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use u7s_net::forward;
-use u7s_plan::node::NodeSpec;
+use u7s_plan::node::{Driver, NodeSpec};
 
 use crate::Error;
-use crate::cgroup;
 use crate::error::chain;
 use crate::message::{self, Command, Event, Order};
 use crate::tree::Tree;
+use crate::{cgroup, small};
 
 /// How long the supervisor may take to write the id maps: above the deadline of newuidmap.
 const MAPS: Duration = Duration::from_secs(15);
@@ -59,8 +59,17 @@ pub(crate) fn live(channel: OwnedFd, output: &OwnedFd, blueprint: Blueprint<'_>)
 /// The order is that of the measurements: the network driver waits for tap0 only, and needs longest.
 fn build(channel: &OwnedFd, blueprint: Blueprint<'_>) -> Result<Vec<String>, Error> {
     let spec = blueprint.spec;
-    network::make_tap()?;
-    message::send(channel.as_fd(), &Event::Tap, &[])?;
+    if spec.network.driver != Driver::None {
+        let tap = network::make_tap()?;
+        // A driver that opens it by name needs it free.
+        let handed: &[OwnedFd] = if spec.programs.slirp4netns_tapfd {
+            &[tap]
+        } else {
+            drop(tap);
+            &[]
+        };
+        message::send(channel.as_fd(), &Event::Tap, handed)?;
+    }
     network::configure(&spec.network)?;
     let runtime_dir = mounts::before_maps(blueprint.runtime_dir)?;
     wait_for_maps(channel)?;
@@ -113,12 +122,10 @@ fn wait_for_maps(channel: &OwnedFd) -> Result<(), Error> {
 /// Moves to `init`, then enables the controllers for its siblings: no process may stay in an inner cgroup.
 fn enter_init_cgroup(spec: &NodeSpec) -> Result<Vec<String>, Error> {
     let root = Path::new(CGROUPS);
-    let init = root.join(pods::INIT);
-    fs::create_dir(&init).map_err(Error::write(&init))?;
-    let procs = init.join("cgroup.procs");
+    let procs = root.join(pods::INIT).join("cgroup.procs");
     fs::write(&procs, "0").map_err(Error::write(&procs))?;
     let controllers = root.join("cgroup.controllers");
-    let controllers = fs::read_to_string(&controllers).map_err(Error::read(controllers))?;
+    let controllers = small::read(&controllers).map_err(Error::read(controllers))?;
     let available: Vec<&str> = controllers.split_whitespace().collect();
     let needed: &[String] = if spec.degraded.is_empty() { &spec.controllers } else { &[] };
     cgroup::enable(root, &available, needed)

@@ -69,12 +69,6 @@ fn covers_root_home(spec: &NodeSpec) -> bool {
 }
 
 fn bind_directory(bind: &Bind) -> Result<(), Error> {
-    for place in [&bind.source, &bind.target] {
-        if !place.exists() {
-            let (source_path, target) = (bind.source.clone(), bind.target.clone());
-            return Err(Error::BindPlace { source_path, target, missing: place.clone() });
-        }
-    }
     bind_over(&bind.source, &bind.target)?;
     if bind.shared {
         let (none, shared) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED);
@@ -89,9 +83,6 @@ fn bind_file(source: &Path, target: &Path) -> Result<(), Error> {
     if target.starts_with("/run") {
         make_dir(target.parent().unwrap_or_else(|| Path::new("/run")), 0o755)?;
         File::create(&target).map_err(Error::write(&target))?;
-    }
-    if !target.exists() {
-        return Err(Error::BindPlace { source_path: source.into(), missing: target.clone(), target });
     }
     bind_over(source, &target)
 }
@@ -137,17 +128,28 @@ fn hide_unreadable_kmsg() -> Result<(), Error> {
 
 fn bind_over(source: &Path, target: &Path) -> Result<(), Error> {
     let none = None::<&str>;
-    mount(Some(source), target, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
-        .map_err(failed(source, target))
+    mount(Some(source), target, none, MsFlags::MS_BIND | MsFlags::MS_REC, none).map_err(|errno| {
+        match [source, target].into_iter().find(|place| !place.exists()) {
+            Some(missing) => Error::BindPlace {
+                source_path: source.into(),
+                target: target.into(),
+                missing: missing.into(),
+            },
+            None => failed(source, target)(errno),
+        }
+    })
 }
 
 fn fresh(kind: &'static str, target: &str, flags: MsFlags, data: Option<&str>) -> Result<(), Error> {
     mount(Some(kind), target, Some(kind), flags, data).map_err(failed(kind, target))
 }
 
-/// Makes a directory with exactly this mode, whatever the umask; missing parents are 0755.
+/// Makes a directory with exactly this mode; missing parents are 0755. The umask is 022, as `settle` has set it.
 fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
-    DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(Error::write(path))?;
+    DirBuilder::new().recursive(true).mode(mode & 0o755).create(path).map_err(Error::write(path))?;
+    if mode & 0o755 == mode {
+        return Ok(());
+    }
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).map_err(Error::write(path))
 }
 

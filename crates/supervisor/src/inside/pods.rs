@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Name of the cgroup that holds pid 1, the components and the conmons.
-pub(super) const INIT: &str = "init";
+pub(crate) const INIT: &str = "init";
 
 /// How deep pods' cgroups are looked for: kubepods, class, pod, container, and what a container makes.
 const DEPTH: usize = 16;

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 use tokio::time::timeout;
-use u7s_sys::fork::Program;
+use u7s_sys::spawn::{self, Program};
 
 use super::*;
 use crate::message::{self, Answer, Command, Event, Order};
@@ -62,8 +62,11 @@ fn play_init(channel: &OwnedFd) {
         let (answer, descriptors) = match command {
             Command::Start { argv, env } => {
                 let [stdout, stderr] = <[OwnedFd; 2]>::try_from(descriptors).unwrap();
-                let pid = u7s_sys::fork::start(Program { argv: &argv, env: &env, stdout, stderr }).unwrap();
-                (Answer::Started { pid }, vec![u7s_sys::pidfd::open(pid).unwrap()])
+                let (stdout, stderr) = (stdout.as_fd(), stderr.as_fd());
+                let (argv, env) = (&argv, &env);
+                let program = Program { argv, env, stdout, stderr, inherited: &[], user_namespace: None };
+                let (pid, pidfd) = spawn::start(&program).unwrap();
+                (Answer::Started { pid }, vec![pidfd])
             }
             _ => (Answer::Alive, Vec::new()),
         };
