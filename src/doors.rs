@@ -6,6 +6,7 @@ pub mod systemctl;
 pub mod tool;
 
 mod arguments;
+mod images;
 mod init;
 mod machine;
 mod pass;

@@ -42,9 +42,9 @@ mod tests {
     fn help_is_a_result_and_names_every_command() {
         let (code, stdout, stderr) = run("u7s", &["--help"]);
         assert_eq!((code, stderr.as_str()), (Some(0), ""));
-        for command in
-            ["plan", "check", "status", "timings", "shell", "host-apply", "version", "Exit status:"]
-        {
+        let commands =
+            ["plan", "check", "status", "timings", "shell", "load-images", "host-apply", "version"];
+        for command in commands.into_iter().chain(["Exit status:"]) {
             assert!(stdout.contains(command), "{command}: {stdout}");
         }
         assert!(!stdout.contains('\u{1b}'));
@@ -75,6 +75,7 @@ mod tests {
             ("kubeadm", &["init"][..], "init", "kubeadm init"),
             ("kubeadm", &["reset", "-f"], "reset", "kubeadm reset"),
             ("u7s", &["host-apply"], "host-apply", "u7s host-apply"),
+            ("u7s", &["load-images"], "load-images", "u7s load-images"),
         ] {
             let wanted = (Some(2), String::new(), format!("u7s: {head}: {text} {hint}\n"));
             assert_eq!(run(name, arguments), wanted, "{arguments:?}");

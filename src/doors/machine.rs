@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use u7s_host::probe;
+use u7s_host::enter::{self, Target};
+use u7s_host::{control, probe};
 use u7s_plan::config::{self, Config};
 use u7s_plan::facts::UserFact;
 use u7s_plan::need::{Level, Unmet};
@@ -62,15 +63,15 @@ pub(super) fn user(config: &Config) -> Option<UserFact> {
 
 /// The effective uid of this process.
 pub(super) fn effective_uid() -> u32 {
-    u7s_host::enter::effective_uid()
+    enter::effective_uid()
 }
 
 /// A document that the user named: a file, or a pipe of the calling shell (`--config <(…)`).
 pub(super) fn document(path: &Path) -> Result<String, Error> {
-    if !u7s_host::enter::is_own_descriptor(path) {
+    if !enter::is_own_descriptor(path) {
         return Ok(probe::document(path)?);
     }
-    let bytes = u7s_host::enter::read_argument(path)?;
+    let bytes = enter::read_argument(path)?;
     String::from_utf8(bytes).map_err(|_| u7s_host::Error::NotText { path: path.to_owned() }.into())
 }
 
@@ -98,6 +99,17 @@ pub(super) fn real(path: &Path) -> Result<&Path, Error> {
 /// One need that stops the run.
 pub(super) fn need(id: &str, message: &str, remedy: String) -> Error {
     Error::Unmet(vec![Unmet { id: id.into(), message: message.into(), remedy, level: Level::Error }])
+}
+
+/// The node that runs.
+///
+/// # Errors
+/// `Unmet` if none does; those of finding its pid 1.
+pub(super) fn target(user: &UserFact) -> Result<Target, Error> {
+    match Target::find(user) {
+        Err(enter::Error::Control(control::Error::NotRunning { .. })) => Err(no_namespace()),
+        found => Ok(found?),
+    }
 }
 
 /// The node's namespaces do not run.

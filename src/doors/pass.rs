@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use u7s_host::control;
 use u7s_host::enter::{self, Entry, Environment, Target};
 use u7s_plan::facts::UserFact;
 use u7s_plan::host::{KUBEADM, PATCHES_DIR};
 use u7s_plan::yaml;
 
 use super::arguments::{self, Named, Use};
+use super::images;
 use super::machine::{self, Caller};
 use crate::{End, Error};
 
@@ -60,10 +60,8 @@ fn known_user() -> Result<Option<UserFact>, Error> {
 
 fn within(argv: &[OsString], user: &UserFact) -> Result<End, Error> {
     machine::real(Path::new(KUBEADM))?;
-    let target = match Target::find(user) {
-        Err(enter::Error::Control(control::Error::NotRunning { .. })) => return Err(machine::no_namespace()),
-        found => found?,
-    };
+    let target = machine::target(user)?;
+    images::before(argv)?;
     run(Entry::inside(&target, command(argv)), argv)
 }
 

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 use u7s_host::apply::Applier;
 use u7s_host::control::Client;
-use u7s_host::enter::{self, Entry, Environment, Target};
+use u7s_host::enter::{self, Entry, Environment};
 use u7s_host::{probe, timings};
 use u7s_plan::control::{ActiveState, ComponentStatus, Status};
 use u7s_plan::need::Level;
@@ -18,7 +18,7 @@ use u7s_shim::kubeadm::{Call, parse};
 
 use super::machine::{self, Caller};
 use super::progress::Progress;
-use super::{init, kubeadm, ports, reset};
+use super::{images, init, kubeadm, ports, reset};
 use crate::{End, Error, report};
 
 /// What clap's own usage errors exit with here: 3, since 2 means preflight.
@@ -93,6 +93,9 @@ enum Command {
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
+    /// Load images from /var/lib/u7s/images into the node's store.
+    #[command(after_help = images::HELP)]
+    LoadImages,
     /// Set again what a reboot loses on the host: modules, sysctls, device modes. u7s.service does this as root.
     HostApply,
     /// Print the version.
@@ -169,6 +172,7 @@ pub fn run(argv: &[OsString]) -> Result<End, Error> {
         Command::Timings { output } => timings(output.output),
         Command::Ports { command } => ports::run(command),
         Command::Shell { command } => shell(command),
+        Command::LoadImages => images::run(),
         Command::HostApply => host_apply(),
         Command::Version => version(),
     }
@@ -340,12 +344,7 @@ fn shell(command: Vec<OsString>) -> Result<End, Error> {
             "sudo u7s shell".into(),
         ));
     }
-    let target = match Target::find(&user) {
-        Err(enter::Error::Control(u7s_host::control::Error::NotRunning { .. })) => {
-            return Err(machine::no_namespace());
-        }
-        found => found?,
-    };
+    let target = machine::target(&user)?;
     Ok(Entry::inside(&target, argv).run()?.status.into())
 }
 
@@ -368,8 +367,8 @@ fn host_apply() -> Result<End, Error> {
 /// What the user asked for, for the head of a complaint.
 #[must_use]
 pub fn doing(argv: &[OsString]) -> &str {
-    const COMMANDS: [&str; 8] =
-        ["plan", "check", "status", "timings", "ports", "shell", "host-apply", "version"];
+    const COMMANDS: [&str; 9] =
+        ["plan", "check", "status", "timings", "ports", "shell", "load-images", "host-apply", "version"];
     argv.get(1).and_then(|word| word.to_str()).filter(|word| COMMANDS.contains(word)).unwrap_or("usage")
 }
 

@@ -23,7 +23,7 @@ mod spec;
 mod steps;
 
 pub use joining::join;
-pub use steps::volatile;
+pub use steps::{images, volatile};
 
 /// What the user's own files say, read and parsed beforehand.
 #[derive(Debug, Clone, Default)]

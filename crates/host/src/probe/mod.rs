@@ -58,7 +58,7 @@ pub fn facts(config: &Config) -> Result<Facts, Error> {
         firewall: firewall::firewall(deadline),
         unit: systemd.unit,
         rootful: systemd.rootful,
-        preload: preload(&config.images.preload),
+        preload: preload(config),
         patches: names(Path::new(host::PATCHES_DIR)),
         ..Facts::default()
     };
@@ -100,8 +100,13 @@ fn systemd_facts() -> SystemdFacts {
     }
 }
 
-/// Layouts and archives that only root can have put there.
-fn preload(dir: &Path) -> Vec<PathBuf> {
+/// Layouts and archives of images that only root can have put there.
+#[must_use]
+pub fn preload(config: &Config) -> Vec<PathBuf> {
+    sources(&config.images.preload)
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
     let owned = |path: &Path| {
         let stat = files::stat(path).ok().flatten()?;
         (stat.st_uid == 0 && stat.st_mode & 0o022 == 0).then_some(())
@@ -187,7 +192,7 @@ mod tests {
         } else {
             vec![]
         };
-        assert_eq!(preload(dir.path()), expected);
-        assert!(preload(&dir.path().join("none")).is_empty());
+        assert_eq!(sources(dir.path()), expected);
+        assert!(sources(&dir.path().join("none")).is_empty());
     }
 }

@@ -73,6 +73,16 @@ pub fn volatile(config: &Config, facts: &Facts, node: Option<&NodeSpec>) -> Plan
     plan
 }
 
+/// Images from disk into the store of a node that runs: an upgrade asks for others than init did.
+///
+/// `preload` is [`Facts::preload`].
+#[must_use]
+pub fn images(preload: &[PathBuf]) -> Plan {
+    let mut plan = Plan::default();
+    plan.push(Phase::Namespace, load_steps(preload));
+    plan
+}
+
 /// Before anything of the node runs: no packet of it leaves unjudged.
 fn firewall_step(config: &Config, facts: &Facts, node: &NodeSpec, known: bool) -> Step {
     if !config.firewall.enabled {
@@ -229,12 +239,16 @@ fn namespace(config: &Config, facts: &Facts, stays: bool) -> Vec<Step> {
         // A little longer than TimeoutStartSec= of the unit, so that systemd tells why.
         seconds: 200 * u64::from(config.timeout_factor),
     };
+    let mut steps = vec![Step::root(start, "network, CRI-O and all that is to come run in it")];
+    steps.extend(load_steps(&facts.preload));
+    steps
+}
+
+fn load_steps(preload: &[PathBuf]) -> Vec<Step> {
     let load = |source: &PathBuf| {
         Step::inside(Action::LoadImages { source: source.clone() }, "no registry is needed for them")
     };
-    let mut steps = vec![Step::root(start, "network, CRI-O and all that is to come run in it")];
-    steps.extend(facts.preload.iter().map(load));
-    steps
+    preload.iter().map(load).collect()
 }
 
 fn cluster(config: &Config, facts: &Facts, merged: &Output, discovery: Option<SecretString>) -> Step {
