@@ -54,6 +54,21 @@ fn a_killed_driver_is_replaced_and_addresses_stay() {
     assert_eq!(status(node.now().driver_pid.unwrap(), "NoNewPrivs"), "1");
 }
 
+/// The package may be older than the one that init saw.
+#[test]
+fn a_driver_is_handed_tap0_and_one_that_does_not_take_it_opens_it_by_name() {
+    let help = std::process::Command::new("/usr/bin/slirp4netns").arg("--help").output().unwrap();
+    let takes = String::from_utf8_lossy(&help.stdout).contains("tapfd");
+    let mut bench = Bench::new();
+    bench.spec.programs.slirp4netns_tapfd = true;
+    let node = bench.start();
+    let _server = node.serve(&echo("192.0.2.20", 8080));
+    assert_eq!(told(&node), Some(NODE_IP.to_string()));
+    let line = std::fs::read_to_string(format!("/proc/{}/cmdline", node.now().driver_pid.unwrap())).unwrap();
+    assert_eq!(line.contains("--netns-type=tapfd"), takes, "{line}");
+    assert_eq!(node.output().contains("opens it by name"), !takes, "{}", node.output());
+}
+
 #[test]
 fn a_forwarded_port_leads_inside_also_after_the_forwarder_was_killed() {
     let mut bench = Bench::new();

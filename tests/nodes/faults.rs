@@ -93,7 +93,14 @@ fn f4_slirp4netns(world: &World) -> Check {
     let cluster = world.cluster()?;
     cluster.converge(Duration::from_secs(120))?;
     let pods = containers(&cluster);
+    let link = || cluster.inside(&["sh", "-c", "cd /sys/class/net/tap0; cat carrier carrier_changes"]);
+    let before = link()?.stdout;
     replace(&cluster, "slirp4netns", "/supervisor", Duration::from_secs(2))?;
+    let after = link()?.stdout;
+    holds(
+        before == after && after.starts_with("1\n"),
+        format!("tap0 lost its carrier: {before:?} {after:?}"),
+    )?;
     cluster.converge(Duration::from_secs(30))?;
     holds(containers(&cluster) == pods, "a pod was restarted")?;
     // A packet from inside really passes again: a listener on the other host.

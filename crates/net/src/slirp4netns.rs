@@ -5,7 +5,7 @@
 //! While none serves it, tap0 has no carrier and loses packets; when the next one comes, only the connections to the
 //! outside that the dead one had carried are gone.
 //!
-//! Since 1.3.0 it can be handed the open tap0 instead. Whoever holds that descriptor keeps the carrier and the queued
+//! Since 1.2.1 it can be handed the open tap0 instead. Whoever holds that descriptor keeps the carrier and the queued
 //! packets, so nothing inside has to wait for the driver, nor to notice its restart.
 
 use std::collections::BTreeMap;

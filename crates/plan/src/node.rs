@@ -274,7 +274,7 @@ pub struct Bind {
 pub struct Programs {
     /// slirp4netns(1).
     pub slirp4netns: PathBuf,
-    /// It takes `tap0` as an open descriptor (`--netns-type=tapfd`), as 1.3.0 and later do: the node need not wait for it.
+    /// It takes `tap0` as an open descriptor (`--netns-type=tapfd`), as 1.2.1 and later do: the node need not wait for it.
     #[serde(default)]
     pub slirp4netns_tapfd: bool,
     /// newuidmap(1), for the fallback without capabilities.

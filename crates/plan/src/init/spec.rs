@@ -95,12 +95,12 @@ fn network(config: &Config, facts: &Facts, node_ip: Ipv4Addr, service_cidr: Opti
     }
 }
 
-/// Source: slirp4netns, release notes of 1.3.0.
+/// Source: slirp4netns(1) of 1.2.1, `--netns-type`; that of 1.2.0 does not know it.
 fn takes_tap(facts: &Facts) -> bool {
     let version = facts.versions.get("slirp4netns").and_then(Option::as_deref);
     version
         .and_then(|version| semver::Version::parse(version).ok())
-        .is_some_and(|version| (version.major, version.minor) >= (1, 3))
+        .is_some_and(|version| version >= semver::Version::new(1, 2, 1))
 }
 
 /// The least that a node needs, on its own address only: flannel's tunnel beside the ports of its role.
