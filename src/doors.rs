@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod kubeadm;
+pub mod supervisor;
 pub mod systemctl;
 pub mod tool;
 

@@ -1,32 +1,30 @@
 //! `ExecStart` of u7s.service: builds the node's namespaces and keeps what runs in them alive.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
-
-/// Keeps the rootless Kubernetes node of this machine: started by u7s.service, not by hand.
-#[derive(Parser)]
-#[command(name = "u7s-supervisor", version)]
-struct Arguments {
-    /// Specification of the node, written by `kubeadm init`.
-    #[arg(long, value_name = "PATH", default_value = u7s_plan::node::PATH)]
-    spec: PathBuf,
-    /// Directory of control.sock, private to the node's user.
-    #[arg(long, value_name = "DIR", default_value = "/run/u7s")]
-    runtime_dir: PathBuf,
-}
+use u7s::{End, doors, report};
 
 fn main() -> ExitCode {
-    let Arguments { spec, runtime_dir } = Arguments::parse();
+    let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let options = match doors::supervisor::parse(argv) {
+        Ok(doors::supervisor::Asked::Serve(options)) => options,
+        Ok(doors::supervisor::Asked::Print(text)) => {
+            return report::finish("u7s-supervisor", report::result(&text).map(|()| End::OK));
+        }
+        Err(problem) => {
+            report::line(&format!("u7s-supervisor: {problem}; see u7s-supervisor --help"));
+            return ExitCode::from(3);
+        }
+    };
     tracing_subscriber::fmt()
         .without_time()
         .with_target(false)
         .with_ansi(false)
         .with_writer(|| u7s_supervisor::Stderr)
         .init();
-    match u7s_supervisor::run(&u7s_supervisor::Options { spec, runtime_dir }) {
+    match u7s_supervisor::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{}", u7s_supervisor::chain(&error));

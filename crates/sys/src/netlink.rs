@@ -3,15 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    DefaultNla, Emitable, ErrorBuffer, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_ERROR,
+    NetlinkBuffer, NetlinkHeader,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkFlags, LinkHeader};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
-use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
+use netlink_packet_route::{AddressFamily, IpProtocol};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 
@@ -28,18 +29,30 @@ pub fn index_of(interface: &str) -> Result<u32, Error> {
 /// Changes that are sent together; refusals and the end are told by the kernel.
 #[derive(Debug, Default)]
 pub struct Batch {
-    changes: Vec<(&'static str, RouteNetlinkMessage)>,
+    changes: Vec<Change>,
+}
+
+/// One message without its header; by kind and bytes, since the type of all messages would bring the code of all along.
+#[derive(Debug)]
+struct Change {
+    name: &'static str,
+    kind: u16,
+    body: Vec<u8>,
 }
 
 impl Batch {
     /// Sets a link up, with a new MTU if one is given.
     pub fn link_up(&mut self, index: u32, mtu: Option<u32>) {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        link.header.flags = LinkFlags::Up;
-        link.header.change_mask = LinkFlags::Up;
-        link.attributes.extend(mtu.map(LinkAttribute::Mtu));
-        self.changes.push(("set a link up", RouteNetlinkMessage::SetLink(link)));
+        let link =
+            LinkHeader { index, flags: LinkFlags::Up, change_mask: LinkFlags::Up, ..LinkHeader::default() };
+        self.push("set a link up", libc::RTM_SETLINK, &link);
+        if let (Some(mtu), Some(change)) = (mtu, self.changes.last_mut()) {
+            change.body.extend(emit(&DefaultNla::new(libc::IFLA_MTU, mtu.to_ne_bytes().into())));
+        }
+    }
+
+    fn push(&mut self, name: &'static str, kind: u16, message: &impl Emitable) {
+        self.changes.push(Change { name, kind, body: emit(message) });
     }
 
     /// Gives a link an address as a network of its own (/32).
@@ -60,7 +73,7 @@ impl Batch {
         message.header.index = index;
         message.attributes.push(AddressAttribute::Local(IpAddr::V4(address)));
         message.attributes.push(AddressAttribute::Address(IpAddr::V4(address)));
-        self.changes.push(("add an address", RouteNetlinkMessage::NewAddress(message)));
+        self.push("add an address", libc::RTM_NEWADDR, &message);
     }
 
     /// A host that is reached directly over a link.
@@ -69,7 +82,7 @@ impl Batch {
         route.header.destination_prefix_length = 32;
         route.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(host)));
         route.attributes.push(RouteAttribute::Oif(index));
-        self.changes.push(("add a route", RouteNetlinkMessage::NewRoute(route)));
+        self.push("add a route", libc::RTM_NEWROUTE, &route);
     }
 
     /// The default route.
@@ -77,7 +90,7 @@ impl Batch {
         let mut route = unicast(RouteScope::Universe);
         route.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
         route.attributes.push(RouteAttribute::Oif(index));
-        self.changes.push(("add the default route", RouteNetlinkMessage::NewRoute(route)));
+        self.push("add the default route", libc::RTM_NEWROUTE, &route);
     }
 
     /// `local default dev INDEX table TABLE`: every address is delivered here.
@@ -87,7 +100,7 @@ impl Batch {
         route.header.table = RouteHeader::RT_TABLE_UNSPEC;
         route.attributes.push(RouteAttribute::Table(table));
         route.attributes.push(RouteAttribute::Oif(index));
-        self.changes.push(("add a local route", RouteNetlinkMessage::NewRoute(route)));
+        self.push("add a local route", libc::RTM_NEWROUTE, &route);
     }
 
     /// `default dev INDEX table TABLE`: everything goes out there, whatever its address.
@@ -96,7 +109,7 @@ impl Batch {
         route.header.table = RouteHeader::RT_TABLE_UNSPEC;
         route.attributes.push(RouteAttribute::Table(table));
         route.attributes.push(RouteAttribute::Oif(index));
-        self.changes.push(("add a default route", RouteNetlinkMessage::NewRoute(route)));
+        self.push("add a default route", libc::RTM_NEWROUTE, &route);
     }
 
     /// `rule fwmark MARK/MASK lookup TABLE` for IPv4.
@@ -120,7 +133,7 @@ impl Batch {
         rule.header.action = RuleAction::ToTable;
         rule.attributes = attributes;
         rule.attributes.push(RuleAttribute::Table(table));
-        self.changes.push(("add a rule", RouteNetlinkMessage::NewRule(rule)));
+        self.push("add a rule", libc::RTM_NEWRULE, &rule);
     }
 
     /// Sends all changes and waits for the acknowledgement of the last, which the kernel has queued when the send returns.
@@ -152,21 +165,29 @@ impl Batch {
         let last = self.changes.len();
         let mut names = Vec::new();
         let mut packet = Vec::new();
-        for (number, (name, change)) in (1..).zip(self.changes) {
-            let mut message = NetlinkMessage::from(change);
-            message.header.flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL;
+        for (number, change) in (1..).zip(self.changes) {
+            let mut header = NetlinkHeader::default();
+            let length = header.buffer_len() + change.body.len();
+            header.length = u32::try_from(length).unwrap_or(u32::MAX);
+            header.message_type = change.kind;
+            header.flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL;
+            header.sequence_number = number;
             if names.len() + 1 == last {
-                message.header.flags |= NLM_F_ACK;
+                header.flags |= NLM_F_ACK;
             }
-            message.header.sequence_number = number;
-            message.finalize();
-            let start = packet.len();
-            packet.resize(start + message.buffer_len().next_multiple_of(4), 0);
-            message.serialize(&mut packet[start..]);
-            names.push(name);
+            packet.extend(emit(&header));
+            packet.extend(change.body);
+            packet.resize(packet.len().next_multiple_of(4), 0);
+            names.push(change.name);
         }
         (names, packet)
     }
+}
+
+fn emit(message: &impl Emitable) -> Vec<u8> {
+    let mut bytes = vec![0; message.buffer_len()];
+    message.emit(&mut bytes);
+    bytes
 }
 
 fn unicast(scope: RouteScope) -> RouteMessage {
@@ -190,15 +211,17 @@ fn is_end(answer: &[u8], names: &[&'static str]) -> Result<bool, Error> {
     let mut rest = answer;
     let mut end = false;
     while !rest.is_empty() {
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(|_| malformed())?;
-        let NetlinkPayload::Error(error) = &message.payload else { return Err(malformed()) };
-        if let Some(code) = error.code {
-            let index = usize::try_from(message.header.sequence_number).unwrap_or(0).saturating_sub(1);
-            let call = names.get(index).copied().unwrap_or("rtnetlink");
+        let message = NetlinkBuffer::new_checked(rest).map_err(|_| malformed())?;
+        if message.message_type() != NLMSG_ERROR {
+            return Err(malformed());
+        }
+        let number = usize::try_from(message.sequence_number()).unwrap_or(0);
+        if let Some(code) = ErrorBuffer::new_checked(message.payload()).map_err(|_| malformed())?.code() {
+            let call = names.get(number.saturating_sub(1)).copied().unwrap_or("rtnetlink");
             return Err(Error::Call { call, source: Errno::from_raw(code.get().saturating_abs()) });
         }
-        end |= usize::try_from(message.header.sequence_number) == Ok(names.len());
-        let length = usize::try_from(message.header.length).unwrap_or(rest.len()).max(1).next_multiple_of(4);
+        end |= number == names.len();
+        let length = usize::try_from(message.length()).unwrap_or(rest.len()).max(1).next_multiple_of(4);
         rest = rest.get(length..).unwrap_or_default();
     }
     Ok(end)
@@ -215,9 +238,11 @@ mod tests {
         batch.mark_rule(0x75, 0x75, 75);
         let (names, packet) = batch.serialize();
         assert_eq!(names, ["set a link up", "add a rule"]);
-        let first = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&packet).unwrap();
-        let second = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&packet[32..]).unwrap();
-        assert_eq!((first.header.sequence_number, second.header.sequence_number), (1, 2));
+        let second = NetlinkBuffer::new_checked(&packet[32..]).unwrap();
+        assert_eq!((second.sequence_number(), second.message_type()), (2, libc::RTM_NEWRULE));
+        assert_eq!(u16::from(second.flags()) & NLM_F_ACK, NLM_F_ACK, "only the last is acknowledged");
+        let first = NetlinkBuffer::new_checked(&packet[..32]).unwrap();
+        assert_eq!((first.sequence_number(), first.flags() & NLM_F_ACK), (1, 0));
     }
 
     #[test]
