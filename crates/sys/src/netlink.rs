@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(names, ["set a link up", "add a rule"]);
         let second = NetlinkBuffer::new_checked(&packet[32..]).unwrap();
         assert_eq!((second.sequence_number(), second.message_type()), (2, libc::RTM_NEWRULE));
-        assert_eq!(u16::from(second.flags()) & NLM_F_ACK, NLM_F_ACK, "only the last is acknowledged");
+        assert_eq!(second.flags() & NLM_F_ACK, NLM_F_ACK, "only the last is acknowledged");
         let first = NetlinkBuffer::new_checked(&packet[..32]).unwrap();
         assert_eq!((first.sequence_number(), first.flags() & NLM_F_ACK), (1, 0));
     }
