@@ -238,7 +238,13 @@ mod tests {
         let (_reader, writer) = std::io::pipe().unwrap();
         let argv = ["/bin/sleep".to_owned(), "60".to_owned()];
         let (pid, pidfd) = run(&argv, &BTreeMap::new(), writer, &[]).unwrap();
-        assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "sleep\n");
+        // We go on when exec has taken the child's memory away, a moment before it has its new name.
+        let name = || std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while name() != "sleep\n" && std::time::Instant::now() < until {
+            std::thread::yield_now();
+        }
+        assert_eq!(name(), "sleep\n");
         crate::pidfd::signal(pidfd.as_fd(), Some(nix::sys::signal::Signal::SIGKILL)).unwrap();
         let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).unwrap();
         assert!(matches!(ended, nix::sys::wait::WaitStatus::Signaled(..)), "{ended:?}");
