@@ -106,7 +106,7 @@ const JOINING: &[&str] = &[
 fn ended_inside(error: &Error) -> bool {
     let Error::Host(error) = error else { return false };
     let mut cause: &u7s_host::Error = error;
-    while let u7s_host::Error::Step { source, .. } = cause {
+    while let u7s_host::Error::Step { source, .. } | u7s_host::Error::Left { source, .. } = cause {
         cause = source;
     }
     matches!(cause, u7s_host::Error::Inside { .. })
@@ -143,7 +143,7 @@ fn code(error: &Error) -> u8 {
 fn host_code(error: &u7s_host::Error) -> u8 {
     use u7s_host::Error as Host;
     match error {
-        Host::Step { source, .. } => host_code(source),
+        Host::Step { source, .. } | Host::Left { source, .. } => host_code(source),
         Host::Inside { status: enter::Status::Exited(code), .. } => u8::try_from(*code).unwrap_or(GENERAL),
         Host::Inside { status: enter::Status::Signaled(signal), .. } => {
             u8::try_from(128 + signal).unwrap_or(GENERAL)
@@ -199,6 +199,11 @@ fn host_hints(error: &u7s_host::Error) -> Vec<&'static str> {
         Host::Step { source, .. } => {
             let mut hints = host_hints(source);
             hints.push("the same command again goes on from here; kubeadm reset takes everything back");
+            hints
+        }
+        Host::Left { source, .. } => {
+            let mut hints = host_hints(source);
+            hints.push("rm what is left behind: it holds a credential");
             hints
         }
         Host::Inside { .. } => vec!["journalctl -t kubelet -t crio -n 100"],
@@ -269,6 +274,26 @@ mod tests {
             };
             assert_eq!(i32::from(status_of(Error::Host(step))), code);
         }
+    }
+
+    #[test]
+    fn a_secret_left_behind_does_not_hide_how_kubeadm_ended() {
+        let inside = u7s_host::Error::Inside { program: "kubeadm".into(), status: enter::Status::Exited(7) };
+        let left = u7s_host::Error::AsUser { uid: 9, reason: "cannot remove /x: read-only".into() };
+        let both = u7s_host::Error::Left { left: vec![left], source: Box::new(inside) };
+        let step = u7s_host::Error::Step {
+            phase: u7s_plan::step::Phase::Cluster,
+            step: "inside: run kubeadm".into(),
+            source: Box::new(both),
+        };
+        let error = Error::Host(step);
+        let said = chain(&error);
+        assert!(
+            said.contains("cannot remove /x: read-only") && said.contains("kubeadm failed inside"),
+            "{said}"
+        );
+        assert!(ended_inside(&error));
+        assert_eq!(status_of(error), 7);
     }
 
     #[test]

@@ -295,6 +295,14 @@ pub enum Error {
         /// All of them, in order.
         errors: Vec<Error>,
     },
+    /// A program failed, and secrets that it left behind could not be removed.
+    #[error("secrets are left behind ({}); and before that", .left.iter().map(whole).collect::<Vec<_>>().join("; "))]
+    Left {
+        /// Why they were not removed, each naming its file.
+        left: Vec<Error>,
+        /// How the program ended.
+        source: Box<Error>,
+    },
     /// A former file in the book of former values cannot be read.
     #[error("the former content of {path} is damaged")]
     Damaged {

@@ -201,10 +201,9 @@ impl<'a> Applier<'a> {
                 let carried = config.iter().chain(documents).collect();
                 let limit = Duration::from_secs(*seconds);
                 let ended = self.run_inside(argv, carried, done_when.as_ref(), limit);
-                for path in secrets {
-                    self.remove_file(Realm::User, path)?;
-                }
-                ended
+                let left =
+                    secrets.iter().filter_map(|path| self.remove_file(Realm::User, path).err()).collect();
+                both(ended, left)
             }
             Action::LeaveEtcd => self.leave_etcd(),
             Action::PublishKubeconfig { source, path, owner } => self.publish(realm, source, path, owner),
@@ -242,6 +241,15 @@ impl<'a> Applier<'a> {
     /// Tells of a wait.
     fn waiting(&mut self, what: &str, began: Instant, limit: Duration) {
         (self.tell)(Event::Waiting(what, began.elapsed(), limit));
+    }
+}
+
+/// How a program ended, and what it left behind that could not be removed: neither hides the other.
+fn both(ended: Result<Ended, Error>, mut left: Vec<Error>) -> Result<Ended, Error> {
+    match ended {
+        Err(source) if !left.is_empty() => Err(Error::Left { left, source: Box::new(source) }),
+        Ok(_) if left.len() > 1 => Err(Error::Several { errors: left }),
+        ended => left.pop().map_or(ended, Err),
     }
 }
 

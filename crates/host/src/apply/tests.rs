@@ -276,6 +276,19 @@ fn every_step_is_told_once_and_phases_come_first() {
 }
 
 #[test]
+fn secrets_that_stay_do_not_hide_the_error_of_the_run_nor_each_other() {
+    let run = || Err(Error::Deadline { what: "kubeadm".into(), seconds: 7 });
+    let left = |name: &str| Error::Link { path: name.into() };
+    assert_eq!(both(run(), vec![]).unwrap_err().to_string(), "kubeadm took longer than 7 s");
+    let text = whole(&both(run(), vec![left("/a"), left("/b")]).unwrap_err());
+    assert!(["/a", "/b", "kubeadm took longer than 7 s"].iter().all(|part| text.contains(part)), "{text}");
+    assert!(both(Ok(Ended::Done), vec![left("/a")]).unwrap_err().to_string().contains("/a"));
+    let text = both(Ok(Ended::Done), vec![left("/a"), left("/b")]).unwrap_err().to_string();
+    assert!(text.contains("/a") && text.contains("/b"), "{text}");
+    assert_eq!(both(Ok(Ended::Held), vec![]).unwrap(), Ended::Held);
+}
+
+#[test]
 fn an_unknown_user_is_named() {
     let place = Place::new();
     fs::create_dir(place.at("")).unwrap();
