@@ -369,6 +369,7 @@ fn specification(root: &Path, uid: u32) -> NodeSpec {
         cri_socket: "/run/crio/crio.sock".into(),
         controllers: Vec::new(),
         degraded: Vec::new(),
+        joined: false,
         services: u7s_plan::node::Services::default(),
     }
 }

@@ -3,14 +3,14 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use u7s_harness::{Invocation, Join, Lan, Node, until};
+use u7s_harness::{Invocation, Join, Lan, Node, Output, until};
 use u7s_plan::config::Config;
 use u7s_plan::flannel;
 
 use crate::Listed;
 use crate::cluster::SOON;
 use crate::pair::{Pair, is_ready};
-use crate::world::{Bare, Check, IGNORED, World, exits, holds, kubeadm, note, programs};
+use crate::world::{Bare, Check, IGNORED, World, exits, holds, kubeadm, note, programs, wants};
 
 pub(crate) const TESTS: &[Listed] = &[
     ("mixed::a_rootful_worker_joins_a_rootless_cluster", a_rootful_worker_joins_a_rootless_cluster),
@@ -76,6 +76,7 @@ fn a_rootless_worker_joins_a_rootful_cluster(world: &World) -> Check {
     let join = kubeadm(&worker.node, &[&["join", IGNORED], words.as_slice()].concat()).run()?;
     exits(&join, 0)?;
     note(format!("the rootless worker joined in {:.1} s", began.elapsed().as_secs_f64()));
+    warned_of_conntrack(&worker.node, &join)?;
     for name in ["rc", "rl"] {
         until(Duration::from_secs(240), &format!("node {name} to be Ready"), || {
             let node =
@@ -95,6 +96,18 @@ fn a_rootless_worker_joins_a_rootful_cluster(world: &World) -> Check {
     let (one, other) = (pod("full", "rc")?, pod("less", "rl")?);
     talk(&kubectl, &one, &other)?;
     exits(&kubeadm(&worker.node, &["reset", "--force"]).run()?, 0)
+}
+
+/// A nested node's network namespace is not the kernel's first: what kube-proxy wants cannot be set, and the machine's stays.
+fn warned_of_conntrack(node: &Node, join: &Output) -> Check {
+    let max = node.sh("cat /proc/sys/net/netfilter/nf_conntrack_max")?;
+    wants(join, "[WARNING Conntrack]")?;
+    wants(join, &format!("(it is {max})"))?;
+    wants(join, "maxPerCore: 0")?;
+    let line = join.stderr.lines().find(|line| line.contains("Conntrack")).unwrap_or_default();
+    note(line);
+    let after = node.sh("cat /proc/sys/net/netfilter/nf_conntrack_max; stat -c %a /sys/module/nf_conntrack/parameters/hashsize")?;
+    holds(after == format!("{max}\n600"), format!("the machine's table is another: {after}"))
 }
 
 /// A pod and its address.

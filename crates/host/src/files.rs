@@ -285,7 +285,7 @@ pub(crate) fn list(path: &Path) -> Result<Vec<OsString>, Error> {
 pub(crate) fn set_device_mode(path: &Path, mode: u32) -> Result<(), Error> {
     let fd = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC).map_err(|errno| opening(path, errno))?;
     let stat = fstat(&fd).map_err(|errno| opening(path, errno))?;
-    if !is(&stat, SFlag::S_IFCHR) {
+    if !fittable(path, &stat) {
         return Err(Error::NotDevice { path: path.to_owned() });
     }
     // fchmod refuses an O_PATH descriptor, and opening a device may have effects: chmod by the descriptor's link.
@@ -294,12 +294,17 @@ pub(crate) fn set_device_mode(path: &Path, mode: u32) -> Result<(), Error> {
         .map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
-/// Permission bits of the character device at `path`; `None` if there is none.
+/// Permission bits of the character device, or parameter of a kernel module, at `path`; `None` if there is none.
 ///
 /// # Errors
 /// `Link`, `Read`.
 pub(crate) fn device_mode(path: &Path) -> Result<Option<u32>, Error> {
-    Ok(stat(path)?.filter(|stat| is(stat, SFlag::S_IFCHR)).map(|stat| stat.st_mode & 0o7777))
+    Ok(stat(path)?.filter(|stat| fittable(path, stat)).map(|stat| stat.st_mode & 0o7777))
+}
+
+/// Whether its mode is one of those that a plan may change.
+fn fittable(path: &Path, stat: &FileStat) -> bool {
+    is(stat, SFlag::S_IFCHR) || (is(stat, SFlag::S_IFREG) && path.starts_with("/sys/module"))
 }
 
 /// Whether a `stat` is of this kind.

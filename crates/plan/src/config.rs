@@ -72,6 +72,8 @@ pub struct Network {
     pub mtu: Option<u32>,
     /// Ports below the host's `ip_unprivileged_port_start` that may be opened: `["80/tcp", "53/udp"]`.
     pub low_ports: Vec<HostPort>,
+    /// What [`crate::conntrack`] sets on a host that joins, 16384 to 2147483647; 0: nothing. Unset: as a kube-proxy with its defaults.
+    pub conntrack_max: Option<u64>,
 }
 
 /// What the node may reach: the host's nft table `inet u7s` ([`crate::firewall`]).
@@ -189,6 +191,11 @@ fn check(config: &Config, origin: &str) -> Result<(), Error> {
             return refuse(key, mtu.to_string(), "1280 to 65520 is possible");
         }
     }
+    if let Some(max) =
+        network.conntrack_max.filter(|max| *max != 0 && !(16_384..=2_147_483_647).contains(max))
+    {
+        return refuse("network.conntrack_max", max.to_string(), "0, or 16384 to 2147483647 is possible");
+    }
     if let Some((key, value, need)) = bad_firewall(&config.firewall) {
         return refuse(key, value, need);
     }
@@ -265,6 +272,7 @@ impl Default for Network {
             range: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 41, 0, 0), 24),
             mtu: None,
             low_ports: Vec::new(),
+            conntrack_max: None,
         }
     }
 }

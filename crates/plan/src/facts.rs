@@ -35,10 +35,12 @@ pub struct Facts {
     pub oom_floor: bool,
     /// systemd's version, 0 if it does not answer.
     pub systemd: u32,
-    /// Character devices by path ([`crate::host::DEVICES`]): mode bits, `None` if missing or no character device.
+    /// Character devices and parameters of modules by path ([`crate::host::DEVICES`]): mode bits, `None` if missing or neither.
     pub devices: BTreeMap<PathBuf, Option<u32>>,
     /// Sysctls by key with slashes ([`crate::host::SYSCTLS`]); `None` where the key does not exist.
     pub sysctls: BTreeMap<String, Option<String>>,
+    /// Those of them that nobody may write: in every network namespace but the first some are so, whoever asks.
+    pub read_only: Vec<String>,
     /// Kernel modules that are loaded or built in, of those asked for ([`crate::host::MODULES`]); `None`: cannot be told.
     pub modules: BTreeMap<String, Option<bool>>,
     /// Programs by name ([`crate::host::PROGRAMS`]): first match in root's fixed search path.
@@ -67,8 +69,10 @@ pub struct Facts {
     pub cluster: ClusterFact,
     /// Memory of the machine, bytes.
     pub memory: u64,
-    /// Number of CPUs.
+    /// Number of CPUs that this process may use.
     pub cpus: u32,
+    /// Number of CPUs that are online, whoever may use them: what kube-proxy counts. 0: not known.
+    pub online_cpus: u32,
     /// `ID` of os-release, then the words of `ID_LIKE`.
     pub os: Vec<String>,
     /// CNI plugin directories that exist ([`crate::host::CNI_DIRS`]) and the names of the executables in them.

@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::conntrack;
+
 /// Login and group name of the node's user; u7s.service names it too.
 pub const USER: &str = "u7s-admin";
 
@@ -56,11 +58,11 @@ pub const MODULES: [&str; 8] =
 /// The tap device.
 pub const TUN: &str = "/dev/net/tun";
 
-/// Devices whose mode is a fact.
-pub const DEVICES: [&str; 1] = [TUN];
+/// Devices, and a parameter of a module, whose mode is a fact.
+pub const DEVICES: [&str; 2] = [TUN, conntrack::HASHSIZE];
 
-/// Sysctls that are facts: what may forbid user namespaces, what bounds ports, and what [`LIMITS`] fits.
-pub const SYSCTLS: [&str; 10] = [
+/// Sysctls that are facts: what may forbid user namespaces, what bounds ports, and what [`LIMITS`] and [`conntrack`] fit.
+pub const SYSCTLS: [&str; 12] = [
     "kernel/unprivileged_userns_clone",
     "kernel/userns_restrict",
     "kernel/apparmor_restrict_unprivileged_userns",
@@ -71,6 +73,8 @@ pub const SYSCTLS: [&str; 10] = [
     "fs/inotify/max_user_watches",
     "kernel/keys/maxkeys",
     "kernel/keys/maxbytes",
+    conntrack::MAX,
+    conntrack::BUCKETS,
 ];
 
 /// Limits of the host that count against one user, here the whole node, and the least that a node needs of them.

@@ -196,20 +196,28 @@ fn traces(facts: &Facts, request: &request::Init, documents: &[Value]) -> Ignore
     }
     let manifests = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd"]
         .map(|name| format!("FileAvailable--etc-kubernetes-manifests-{name}.yaml"));
-    let field = |kind: &str, path: &[&str]| {
-        let document = documents.iter().find(|document| document["kind"] == kind)?;
-        path.iter().try_fold(document, |value, key| value.get(key)).cloned()
-    };
-    let flag = request.value("apiserver-bind-port").map(Value::from);
-    let port = flag.or_else(|| field("InitConfiguration", &["localAPIEndpoint", "bindPort"]));
-    let port = port.map_or_else(
-        || "6443".to_owned(),
-        |port| port.as_str().map_or_else(|| port.to_string(), str::to_owned),
-    );
-    let data = field("ClusterConfiguration", &["etcd", "local", "dataDir"]);
-    let data = data.as_ref().and_then(Value::as_str).unwrap_or("/var/lib/etcd").replace('/', "-");
-    let ports = [port.as_str(), "10250", "10257", "10259", "2379", "2380"].map(|port| format!("Port-{port}"));
+    let data = field(documents, "ClusterConfiguration", &["etcd", "local", "dataDir"]);
+    let data = data.and_then(Value::as_str).unwrap_or("/var/lib/etcd").replace('/', "-");
+    let ports = used_ports(request, documents, ("InitConfiguration", &["localAPIEndpoint"]));
     Ignored::new(manifests.into_iter().chain(ports).chain([format!("DirAvailable-{data}")]))
+}
+
+/// kubeadm's checks of the ports that the earlier run's processes hold; `endpoint` is kind and path of the local API endpoint.
+fn used_ports(request: &request::Init, documents: &[Value], endpoint: (&str, &[&str])) -> [String; 6] {
+    let (kind, path) = endpoint;
+    let flag = request.value("apiserver-bind-port").map(str::to_owned);
+    let configured = || {
+        let port = field(documents, kind, path)?.get("bindPort")?;
+        Some(port.as_str().map_or_else(|| port.to_string(), str::to_owned))
+    };
+    let port = flag.or_else(configured).unwrap_or_else(|| "6443".to_owned());
+    [port.as_str(), "10250", "10257", "10259", "2379", "2380"].map(|port| format!("Port-{port}"))
+}
+
+/// A field of the user's document of this kind.
+fn field<'a>(documents: &'a [Value], kind: &str, path: &[&str]) -> Option<&'a Value> {
+    let document = documents.iter().find(|document| document["kind"] == kind)?;
+    path.iter().try_fold(document, |value, key| value.get(key))
 }
 
 /// The address that the user advertises if it is one of this host's, else the uplink's.

@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod cni;
 pub mod config;
+pub mod conntrack;
 pub mod control;
 pub mod crio;
 pub mod facts;

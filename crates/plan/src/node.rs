@@ -58,6 +58,9 @@ pub struct NodeSpec {
     pub controllers: Vec<String>,
     /// Needs that were unmet and ignored by name: the node runs degraded.
     pub degraded: Vec<String>,
+    /// The node has joined a cluster that others began: its kube-proxy may want the host to be as [`crate::conntrack`] has it.
+    #[serde(default)]
+    pub joined: bool,
     /// Services from outside.
     #[serde(default)]
     pub services: Services,

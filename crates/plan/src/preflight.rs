@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 
 use crate::cni;
 use crate::config::{Cni, Config};
+use crate::conntrack;
 use crate::facts::{Facts, Listener};
 use crate::host;
 use crate::kubeadm::Output;
@@ -80,6 +81,9 @@ pub fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unmet> {
     unmet.extend(etcd_data(merged));
     unmet.extend(network::needs(config, facts, merged));
     unmet.extend(ports(facts, merged));
+    if merged.role.joins() {
+        unmet.extend(conntrack::need(config, facts));
+    }
     unmet
 }
 

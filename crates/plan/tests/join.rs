@@ -8,10 +8,11 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use u7s_plan::config::Config;
 use u7s_plan::facts::Facts;
-use u7s_plan::init::{Docs, Outcome, join};
+use u7s_plan::init::{Docs, Outcome, join, volatile};
 use u7s_plan::kubeadm::{DISCOVERY_FILE, Role};
+use u7s_plan::need::Level;
 use u7s_plan::step::{Action, Done, Phase};
-use u7s_plan::{preflight, request};
+use u7s_plan::{conntrack, preflight, request};
 
 const TOKEN: &str = "abcdef.0123456789abcdef";
 const HASH: &str = "sha256:6c3f1c1b7f1d7f7f8c7b5d2b2d1e5a1e3e4d6b7a8c9d0e1f2a3b4c5d6e7f8091";
@@ -143,6 +144,88 @@ fn a_join_that_was_killed_is_completed() {
     facts.cluster.kubelet_conf = true;
     let (_, argv, _) = run(&planned(&request(&plain()), Docs::default(), &facts));
     assert!(argv.contains(&"--skip-phases=kubelet-start".to_owned()), "{argv:?}");
+}
+
+#[test]
+fn a_join_that_was_killed_finds_its_own_port_taken() {
+    let mut facts = common::machine();
+    facts.cluster.begun = true;
+    let ports = |request: &request::Join, docs: Docs| {
+        let (config, ..) = run(&planned(request, docs, &facts));
+        config["nodeRegistration"]["ignorePreflightErrors"].to_string()
+    };
+    let mut flags = plain();
+    flags.extend([("control-plane", "true"), ("apiserver-bind-port", "7443")]);
+    let by_flag = ports(&request(&flags), Docs::default());
+    assert!(by_flag.contains("\"port-7443\"") && !by_flag.contains("6443"), "{by_flag}");
+    let bootstrap = json!({"token": TOKEN, "apiServerEndpoint": "a:1", "unsafeSkipCAVerification": true});
+    let mut docs = document(json!({"bootstrapToken": bootstrap}));
+    docs.documents[0]["controlPlane"] = json!({"localAPIEndpoint": {"bindPort": 8443}});
+    let by_document = ports(&from_file(), docs);
+    assert!(by_document.contains("\"port-8443\"") && !by_document.contains("6443"), "{by_document}");
+    assert!(ports(&request(&plain()), Docs::default()).contains("\"port-6443\""));
+}
+
+#[test]
+fn a_phase_that_we_skip_does_not_make_kubeadm_forget_those_of_the_user() {
+    let mut facts = common::machine();
+    facts.cluster.begun = true;
+    facts.cluster.kubelet_conf = true;
+    let skipped = |request: &request::Join, docs: Docs| {
+        let (_, argv, _) = run(&planned(request, docs, &facts));
+        let flags: Vec<_> = argv.into_iter().filter(|word| word.starts_with("--skip-phases")).collect();
+        flags.join(" ")
+    };
+    let bootstrap = json!({"token": TOKEN, "apiServerEndpoint": "a:1", "unsafeSkipCAVerification": true});
+    let document = |phases: Value| {
+        let mut docs = document(json!({"bootstrapToken": bootstrap}));
+        docs.documents[0]["skipPhases"] = phases;
+        docs
+    };
+    assert_eq!(
+        skipped(&from_file(), document(json!(["preflight", "kubelet-wait-bootstrap"]))),
+        "--skip-phases=preflight,kubelet-wait-bootstrap,kubelet-start"
+    );
+    // Named already, in the document alone: no flag, or kubeadm would not read it.
+    assert_eq!(skipped(&from_file(), document(json!(["kubelet-start"]))), "");
+    let mut by_flag = request(&plain());
+    by_flag.given.skip_phases = vec!["preflight".into()];
+    by_flag.given.pass_flags = vec!["--skip-phases=preflight".into(), "--v=5".into()];
+    assert_eq!(skipped(&by_flag, Docs::default()), "--skip-phases=preflight,kubelet-start");
+    // As in kubeadm the user's own flag stands for the document's list.
+    let mut both = from_file();
+    both.given.skip_phases = vec!["preflight".into()];
+    both.given.pass_flags = vec!["--skip-phases=preflight".into()];
+    assert_eq!(
+        skipped(&both, document(json!(["kubelet-wait-bootstrap"]))),
+        "--skip-phases=preflight,kubelet-start"
+    );
+}
+
+/// A cluster of rootful control planes has kubeadm's own settings of kube-proxy, which ends where it cannot have its way.
+#[test]
+fn the_hosts_table_of_connections_fits_a_default_kube_proxy_after_a_join_and_a_reboot_and_not_after_init() {
+    let about = |text: &str| {
+        text.lines().filter(|line| line.contains("conntrack_") || line.contains("hashsize")).count()
+    };
+    let mut facts = common::machine();
+    let outcome = planned(&request(&plain()), Docs::default(), &facts);
+    let text = outcome.plan.to_string();
+    assert!(
+        text.contains("[host] root: set the sysctl net.netfilter.nf_conntrack_max to \"131072\""),
+        "{text}"
+    );
+    assert_eq!(about(&text), 2, "{text}");
+    let again = volatile(&Config::default(), &facts, Some(&outcome.node)).to_string();
+    assert_eq!(about(&again), 2, "{again}");
+    let begun = common::planned(&facts, &request::Init::default());
+    assert_eq!(about(&begun.plan.to_string()), 0);
+    assert_eq!(about(&volatile(&Config::default(), &facts, Some(&begun.node)).to_string()), 0);
+    facts.read_only = vec![conntrack::MAX.into()];
+    let outcome = planned(&request(&plain()), Docs::default(), &facts);
+    assert_eq!(about(&outcome.plan.to_string()), 0);
+    let warned: Vec<_> = outcome.unmet.iter().map(|need| (need.id.as_str(), need.level)).collect();
+    assert_eq!(warned, [("Conntrack", Level::Warning)]);
 }
 
 #[test]

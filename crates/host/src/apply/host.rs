@@ -80,6 +80,9 @@ impl Applier<'_> {
         if former.as_deref().is_some_and(|former| same(former, value)) {
             return Ok(Ended::Held);
         }
+        if probe::read_only(key) {
+            return Ok(Ended::Skipped("in this network namespace nobody may set it".into()));
+        }
         if let Some(former) = former {
             self.undo.sysctl(key, &former)?;
         }
@@ -91,7 +94,7 @@ impl Applier<'_> {
         match files::device_mode(path)? {
             Some(former) if former == mode => return Ok(Ended::Held),
             Some(former) => self.undo.device(path, former)?,
-            None => {}
+            None => return Ok(Ended::Skipped("it is not there".into())),
         }
         files::set_device_mode(path, mode)?;
         Ok(Ended::Done)

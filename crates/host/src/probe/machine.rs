@@ -23,12 +23,14 @@ pub(crate) fn fill(facts: &mut Facts) {
     facts.oom_floor = has_capability(&text("/proc/1/status"), SYS_RESOURCE);
     let mode = |path: PathBuf| (files::device_mode(&path).ok().flatten(), path);
     facts.devices = host::DEVICES.map(PathBuf::from).map(mode).map(|(mode, path)| (path, mode)).into();
+    facts.read_only = host::SYSCTLS.into_iter().filter(|key| read_only(key)).map(str::to_owned).collect();
     facts.sysctls = host::SYSCTLS.map(|key| (key.to_owned(), sysctl(key))).into();
     let modules = Modules::of(&facts.kernel);
     facts.modules = host::MODULES.map(|name| (name.to_owned(), modules.has(name))).into();
     facts.memory = memory(&text("/proc/meminfo"));
     facts.cpus =
         std::thread::available_parallelism().map_or(0, |count| count.get().try_into().unwrap_or(u32::MAX));
+    facts.online_cpus = listed(&text("/sys/devices/system/cpu/online"));
     facts.os = os(&text("/etc/os-release"));
     facts.resolv_conf = text("/etc/resolv.conf");
     facts.hosts = text("/etc/hosts");
@@ -50,6 +52,23 @@ fn has_capability(status: &str, number: u32) -> bool {
 pub(crate) fn sysctl(key: &str) -> Option<String> {
     let bytes = files::read_named(&Path::new("/proc/sys").join(key), files::LIMIT).ok()?;
     Some(String::from_utf8_lossy(&bytes).trim().to_owned())
+}
+
+/// Its mode lets nobody write it: root is refused, too.
+///
+/// Source: linux, net/sysctl_net.c, `net_ctl_permissions`.
+pub(crate) fn read_only(key: &str) -> bool {
+    let path = Path::new("/proc/sys").join(key);
+    files::stat(&path).ok().flatten().is_some_and(|file| file.st_mode & 0o222 == 0)
+}
+
+/// How many numbers a list of the kernel's has: `0-3,7`; 0 if it is none.
+fn listed(text: &str) -> u32 {
+    let count = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        last.trim().parse::<u32>().ok()?.checked_sub(first.trim().parse().ok()?)?.checked_add(1)
+    };
+    text.split(',').map(count).try_fold(0_u32, |sum, count| sum.checked_add(count?)).unwrap_or(0)
 }
 
 /// Which kernel modules there are.
@@ -125,6 +144,15 @@ mod tests {
         modules.built_in = Some("kernel/fs/u7s-some.ko\nkernel/drivers/net/u7s_other.ko\n".into());
         assert_eq!(modules.has("u7s_some"), Some(true));
         assert_eq!(modules.has("u7s_none"), Some(false));
+    }
+
+    #[test]
+    fn cpus_online_are_counted_whoever_may_use_them() {
+        assert_eq!(listed("0-3,7\n"), 5);
+        assert_eq!(listed("0\n"), 1);
+        for bad in ["", "x", "3-1", "0-4294967295", "0-"] {
+            assert_eq!(listed(bad), 0, "{bad:?}");
+        }
     }
 
     #[test]

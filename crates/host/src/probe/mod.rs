@@ -23,10 +23,10 @@ mod network;
 mod tools;
 mod users;
 
-pub use cluster::configuration;
 pub(crate) use cluster::{api_has, api_ready, kubelet, node_known};
+pub use cluster::configuration;
 pub use documents::{Patch, document, node, patches};
-pub(crate) use machine::{Modules, sysctl};
+pub(crate) use machine::{Modules, read_only, sysctl};
 pub use users::find as user;
 pub(crate) use users::users;
 

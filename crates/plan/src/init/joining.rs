@@ -1,6 +1,8 @@
 //! `kubeadm join` as a plan: like init's, but for what is the cluster's own.
 
-use super::{Docs, Outcome, node_facts, node_ip, outcome};
+use serde_json::Value;
+
+use super::{Docs, Outcome, node_facts, node_ip, outcome, used_ports};
 use crate::config::Config;
 use crate::facts::Facts;
 use crate::kubeadm::{self, Input, NodeFacts};
@@ -8,7 +10,10 @@ use crate::need::Ignored;
 use crate::request;
 
 /// The phase of `kubeadm join` that refuses a node which runs already.
-const KUBELET_START: &str = "--skip-phases=kubelet-start";
+const KUBELET_START: &str = "kubelet-start";
+
+/// Where a JoinConfiguration says how its API server is reached.
+const ENDPOINT: (&str, &[&str]) = ("JoinConfiguration", &["controlPlane", "localAPIEndpoint"]);
 
 /// Plans `kubeadm join`.
 ///
@@ -24,13 +29,13 @@ pub fn join(
     facts: &Facts,
 ) -> Result<Outcome, kubeadm::Error> {
     let given = &request.given;
-    let field = ("JoinConfiguration", &["controlPlane", "localAPIEndpoint"][..]);
-    let node_ip = node_ip(given, &docs.documents, facts, field);
-    let node = NodeFacts { ignored: traces(facts), ..node_facts(config, facts, node_ip) };
+    let node_ip = node_ip(given, &docs.documents, facts, ENDPOINT);
+    let ignored = traces(facts, given, &docs.documents);
+    let node = NodeFacts { ignored, ..node_facts(config, facts, node_ip) };
     let input = Input { request: given, documents: docs.documents, user_patches: docs.patches, node };
     let mut merged = kubeadm::join(&input, request.endpoint.as_deref())?;
     if facts.cluster.kubelet_conf && interrupted(facts) {
-        merged.pass_flags.push(KUBELET_START.to_owned());
+        merged.skip(KUBELET_START);
     }
     Ok(outcome(config, facts, &merged, docs.discovery))
 }
@@ -43,7 +48,7 @@ fn interrupted(facts: &Facts) -> bool {
 /// What kubeadm's own preflight inside would take for another cluster: the traces of a run of ours that was killed.
 ///
 /// Source: kubernetes 1.34.4, cmd/kubeadm/app/preflight/checks.go, `JoinNodeChecks`.
-fn traces(facts: &Facts) -> Ignored {
+fn traces(facts: &Facts, given: &request::Init, documents: &[Value]) -> Ignored {
     if !interrupted(facts) {
         return Ignored::default();
     }
@@ -51,6 +56,6 @@ fn traces(facts: &Facts) -> Ignored {
         .map(|name| format!("FileAvailable--etc-kubernetes-{name}"));
     let directories =
         ["etc-kubernetes-manifests", "var-lib-etcd"].map(|name| format!("DirAvailable--{name}"));
-    let ports = ["6443", "10250", "10257", "10259", "2379", "2380"].map(|port| format!("Port-{port}"));
+    let ports = used_ports(given, documents, ENDPOINT);
     Ignored::new(files.into_iter().chain(directories).chain(ports))
 }

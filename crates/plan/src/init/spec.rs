@@ -51,6 +51,7 @@ pub(super) fn node(config: &Config, facts: &Facts, merged: &Output, degraded: Ve
         cri_socket: host::CRI_SOCKET.into(),
         controllers: controllers(facts),
         degraded,
+        joined: merged.role.joins(),
         services: Services {
             follow: config.services.follow,
             load_balancer: config.services.load_balancer,

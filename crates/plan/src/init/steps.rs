@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use crate::audit;
 use crate::cni;
 use crate::config::{Cni, Config};
+use crate::conntrack;
 use crate::crio;
 use crate::facts::Facts;
 use crate::firewall;
@@ -67,6 +68,9 @@ fn keep(step: &mut Step) {
 #[must_use]
 pub fn volatile(config: &Config, facts: &Facts, node: Option<&NodeSpec>) -> Plan {
     let mut steps = volatile_steps(facts);
+    if node.is_some_and(|node| node.joined) {
+        steps.extend(conntrack::steps(config, facts));
+    }
     steps.extend(node.map(|node| firewall_step(config, facts, node, true)));
     let mut plan = Plan::default();
     plan.push(Phase::Host, steps);
@@ -98,6 +102,9 @@ fn host_steps(config: &Config, facts: &Facts, merged: &Output, node: &NodeSpec) 
         steps.extend(user_steps(node));
     }
     steps.extend(volatile_steps(facts));
+    if node.joined {
+        steps.extend(conntrack::steps(config, facts));
+    }
     steps.push(firewall_step(config, facts, node, facts.user.is_some()));
     steps.extend(target_steps(merged));
     steps.push(Step::root(

@@ -164,6 +164,21 @@ pub struct Output {
 }
 
 impl Output {
+    /// Has kubeadm skip one more phase.
+    ///
+    /// kubeadm reads the configuration's list only where no flag gives one, so the flag repeats all of it; flags that are given
+    /// several times add up.
+    ///
+    /// Source: kubernetes 1.34.4, cmd/kubeadm/app/cmd/join.go and init.go, `SetDataInitializer`.
+    pub fn skip(&mut self, phase: &str) {
+        if self.skip_phases.iter().any(|skipped| skipped == phase) {
+            return;
+        }
+        self.skip_phases.push(phase.to_owned());
+        self.pass_flags.retain(|flag| !flag.starts_with("--skip-phases="));
+        self.pass_flags.push(format!("--skip-phases={}", self.skip_phases.join(",")));
+    }
+
     /// TCP ports that other nodes and clients reach this one by: its API server, its kubelet, and etcd where other control planes
     /// can join.
     ///

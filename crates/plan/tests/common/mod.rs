@@ -17,7 +17,7 @@ use u7s_plan::init::{Docs, Outcome};
 use u7s_plan::need::Ignored;
 use u7s_plan::request::Init;
 use u7s_plan::step::Action;
-use u7s_plan::{host, init};
+use u7s_plan::{conntrack, host, init};
 
 /// A machine on which everything is as it should be.
 pub fn machine() -> Facts {
@@ -46,7 +46,10 @@ pub fn machine() -> Facts {
         },
         oom_floor: true,
         systemd: 257,
-        devices: BTreeMap::from([(PathBuf::from(host::TUN), Some(0o666))]),
+        devices: BTreeMap::from([
+            (PathBuf::from(host::TUN), Some(0o666)),
+            (PathBuf::from(conntrack::HASHSIZE), Some(0o600)),
+        ]),
         sysctls: BTreeMap::from([
             ("kernel/unprivileged_userns_clone".to_owned(), None),
             sysctl("user/max_user_namespaces", "63304"),
@@ -55,6 +58,8 @@ pub fn machine() -> Facts {
             sysctl("fs/inotify/max_user_watches", "1048576"),
             sysctl("kernel/keys/maxkeys", "200"),
             sysctl("kernel/keys/maxbytes", "20000"),
+            sysctl(conntrack::MAX, "262144"),
+            sysctl(conntrack::BUCKETS, "262144"),
         ]),
         programs: programs.into(),
         versions: BTreeMap::from([("kubeadm".to_owned(), Some("1.34.4".to_owned()))]),
@@ -79,6 +84,7 @@ pub fn machine() -> Facts {
         },
         memory: 4 << 30,
         cpus: 2,
+        online_cpus: 2,
         os: strings(&["debian"]),
         cni_plugins: BTreeMap::from([(
             PathBuf::from("/usr/lib/cni"),
