@@ -11,6 +11,7 @@ mod images;
 mod init;
 mod machine;
 mod pass;
+mod phase;
 mod ports;
 mod progress;
 mod reset;

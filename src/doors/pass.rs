@@ -7,10 +7,12 @@ use u7s_host::enter::{self, Entry, Environment, Target};
 use u7s_plan::facts::UserFact;
 use u7s_plan::host::{KUBEADM, PATCHES_DIR};
 use u7s_plan::yaml;
+use u7s_shim::kubeadm::{InitPhase, init_phase};
 
 use super::arguments::{self, Named, Use};
 use super::images;
 use super::machine::{self, Caller};
+use super::phase;
 use crate::{End, Error};
 
 /// nobody and nogroup: on the host the real kubeadm may print, and nothing else.
@@ -20,13 +22,12 @@ const NOBODY: u32 = 65534;
 ///
 /// Somebody who is neither root nor the node's user gets the real kubeadm's answer to him.
 pub(super) fn enter(argv: &[OsString]) -> Result<End, Error> {
-    let argv = &arguments::patched(argv)[..];
     if enter::inside() {
-        return Err(here(argv));
+        return Err(here(&arguments::patched(argv)));
     }
     let user = known_user()?;
     match (Caller::this(user.as_ref()), user) {
-        (Caller::Other, _) => Err(here(argv)),
+        (Caller::Other, _) => Err(here(&arguments::patched(argv))),
         (_, Some(user)) => within(argv, &user),
         (_, None) => Err(machine::no_namespace()),
     }
@@ -61,8 +62,26 @@ fn known_user() -> Result<Option<UserFact>, Error> {
 fn within(argv: &[OsString], user: &UserFact) -> Result<End, Error> {
     machine::real(Path::new(KUBEADM))?;
     let target = machine::target(user)?;
+    if let Some(phase) = init_phase(argv)
+        && let Some(standing) = phase::Standing::find(user)?
+    {
+        return in_cluster(&target, &phase, &standing);
+    }
     images::before(argv)?;
+    let argv = &arguments::patched(argv)[..];
     run(Entry::inside(&target, command(argv)), argv)
+}
+
+/// A phase of init with the configuration of the cluster that stands, the flags laid over it.
+fn in_cluster(target: &Target, phase: &InitPhase, standing: &phase::Standing) -> Result<End, Error> {
+    let placeholder = std::iter::once(OsString::from("--config"));
+    let mut entry = Entry::inside(target, command(&phase.argv).chain(placeholder));
+    let his = phase.request.value("patches").filter(|path| !path.is_empty());
+    let both = his.map(|path| entry.copied(Path::new(path), Path::new(PATCHES_DIR))).transpose()?.flatten();
+    let text = standing.configuration(&phase.request, both.unwrap_or_else(|| PATCHES_DIR.into()))?;
+    let path = entry.carry("u7s-config", text.as_bytes())?;
+    entry.argument(phase.argv.len() + 1, format!("--config={}", path.display()));
+    run(entry, &phase.argv)
 }
 
 fn on_host(argv: &[OsString]) -> Result<End, Error> {

@@ -359,6 +359,21 @@ fn ends(cluster: &Cluster, paths: &[&str]) -> Result<Vec<u64>, Box<dyn Error>> {
 
 const PHASES: &[Row] = &[
     row("kubeadm init phase show-join-command", 1, "unresolved dependencies", Said),
+    row("kubeadm init phase addon kube-proxy", 0, "Applied essential addon: kube-proxy", Script(SAME)),
+    row("kubeadm init phase addon coredns", 0, "Applied essential addon: CoreDNS", Script(SAME)),
+    row("kubeadm init phase upload-config kubeadm", 0, "kubeadm-config", Script(SAME)),
+    row("kubeadm init phase upload-config all --v=1", 0, "kubelet-config", Script(SAME)),
+    by_node(row("kubeadm init phase upload-config kubelet", 0, "kubelet-config", Script(SAME))),
+    row("kubeadm init phase control-plane all", 0, "kube-scheduler", Script(SAME)),
+    row("kubeadm init phase etcd local", 0, "static Pod manifest for local etcd", Script(SAME)),
+    row("kubeadm init phase certs all", 0, "Using existing apiserver certificate", Script(SAME)),
+    row("kubeadm init phase kubelet-start", 0, "Starting the kubelet", Script(FITS)),
+    row(
+        "kubeadm init phase addon kube-proxy --print-manifest --image-repository=r.test",
+        0,
+        "r.test/kube-proxy:",
+        Script(SAME),
+    ),
     row(
         "kubeadm init phase certs all --config cluster.yaml",
         0,
@@ -422,8 +437,18 @@ const PHASES: &[Row] = &[
     ),
 ];
 
+/// What init wrote of the cluster's settings: ConfigMaps, and the static pods' manifests.
+const SETTINGS: &str = "export KUBECACHEDIR=/dev/shm/kubectl; for map in kubeadm-config kubelet-config kube-proxy coredns; do \
+    kubectl -n kube-system get cm $map -o jsonpath='{.data}' || exit 1; done; cat /etc/kubernetes/manifests/*.yaml";
+
+/// They are as init left them.
+const SAME: &str = "sh ./settings > now && cmp settings.init now";
+
+/// A phase of init that is run again, without a configuration, must leave the cluster's settings as they were.
 fn phases(world: &World) -> Check {
     with_files(world, |cluster| {
+        cluster.node().write(&format!("{DIR}/settings"), SETTINGS)?;
+        cluster.node().sh(&format!("cd {DIR}; sh ./settings > settings.init; test -s settings.init"))?;
         run(cluster, PHASES)?;
         cluster.converge(SOON).map(drop)
     })

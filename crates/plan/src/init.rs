@@ -19,10 +19,12 @@ use crate::request;
 use crate::step::{Phase, PhaseSteps, Plan};
 
 mod joining;
+mod phase;
 mod spec;
 mod steps;
 
 pub use joining::join;
+pub use phase::phase;
 pub use steps::{images, volatile};
 
 /// What the user's own files say, read and parsed beforehand.

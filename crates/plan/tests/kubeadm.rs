@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use u7s_plan::kubeadm::{Error, Input, NodeFacts, Output, merge, patches_directory};
+use u7s_plan::kubeadm::{Error, Input, NodeFacts, Output, merge, patches_directory, phase};
 use u7s_plan::need::Ignored;
 use u7s_plan::{request, yaml};
 
@@ -567,4 +567,30 @@ fn the_same_input_gives_the_same_text_and_a_second_merge_changes_nothing() {
         merge(&Input { request: &request, documents, user_patches: Vec::new(), node: node() }).unwrap();
     assert_eq!(first.config.expose_secret(), second.config.expose_secret());
     assert_eq!(first.patches, second.patches);
+}
+
+/// kubeadm would write its own defaults over what the cluster has.
+#[test]
+fn a_phase_of_init_gets_the_clusters_own_documents_with_the_flags_laid_over_them() {
+    let cluster = json!({"apiVersion": "kubeadm.k8s.io/v1beta4", "kind": "ClusterConfiguration",
+        "kubernetesVersion": "v1.34.4", "networking": {"podSubnet": "10.5.0.0/16", "serviceSubnet": "10.97.0.0/16"}});
+    // As kubeadm stores it for a rootful cluster: not ours to judge.
+    let proxy = json!({"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
+        "clusterCIDR": "10.5.0.0/16", "conntrack": {"maxPerCore": null, "min": null}});
+    let request = request::Init {
+        config_flags: vec![("image-repository".into(), "r.test".into())],
+        ..request::Init::default()
+    };
+    let documents = vec![cluster.clone(), proxy.clone()];
+    let input = Input { request: &request, documents, user_patches: Vec::new(), node: node() };
+    let text = phase(&input, 7443).unwrap();
+    let seen: Vec<Value> = text.split("---\n").map(|text| serde_json::from_str(text).unwrap()).collect();
+    assert_eq!(seen.len(), 3);
+    assert_eq!(seen[0]["localAPIEndpoint"]["bindPort"], 7443);
+    assert_eq!(seen[0]["localAPIEndpoint"]["advertiseAddress"], node().node_ip.to_string());
+    assert_eq!(seen[0]["nodeRegistration"]["criSocket"], "unix:///run/crio/crio.sock");
+    let mut wanted = cluster;
+    wanted["imageRepository"] = "r.test".into();
+    assert_eq!(seen[1], wanted);
+    assert_eq!(seen[2], proxy);
 }

@@ -93,6 +93,30 @@ pub fn configuration(user: &UserFact) -> Option<String> {
     map["data"]["ClusterConfiguration"].as_str().map(str::to_owned)
 }
 
+/// What a control plane's cluster has stored of its configuration: ClusterConfiguration, then those of kubelet and kube-proxy, if
+/// there are; `None` if its API server cannot be asked.
+///
+/// Source: kubernetes, cmd/kubeadm/app/constants, names of the ConfigMaps and their keys.
+#[must_use]
+pub fn stored(user: &UserFact) -> Option<Vec<String>> {
+    const PLACES: [(&str, &str); 3] = [
+        ("kubeadm-config", "ClusterConfiguration"),
+        ("kubelet-config", "kubelet"),
+        ("kube-proxy", "config.conf"),
+    ];
+    let words = ["get", "configmap", "--namespace=kube-system", "--output=json", "--ignore-not-found"];
+    let words: Vec<&str> = words.into_iter().chain(PLACES.map(|(name, _)| name)).collect();
+    let said = kubectl(user, ADMIN, &words, Duration::from_secs(10))?;
+    let list: serde_json::Value = serde_json::from_slice(&said).ok()?;
+    let maps = list["items"].as_array()?;
+    let of = |(name, key): (&str, &str)| {
+        let map = maps.iter().find(|map| map["metadata"]["name"] == name)?;
+        map["data"][key].as_str().map(str::to_owned)
+    };
+    of(PLACES[0])?;
+    Some(PLACES.into_iter().filter_map(of).collect())
+}
+
 /// Credentials of a control plane.
 const ADMIN: &str = "--kubeconfig=/etc/kubernetes/admin.conf";
 

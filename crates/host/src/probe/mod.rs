@@ -24,7 +24,7 @@ mod tools;
 mod users;
 
 pub(crate) use cluster::{api_has, api_ready, kubelet, node_known};
-pub use cluster::configuration;
+pub use cluster::{configuration, stored};
 pub use documents::{Patch, document, node, patches};
 pub(crate) use machine::{Modules, read_only, sysctl};
 pub use users::find as user;

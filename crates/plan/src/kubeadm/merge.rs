@@ -54,6 +54,24 @@ pub fn merge(input: &Input<'_>) -> Result<Output, Error> {
     })
 }
 
+/// The configuration of one phase of init in a cluster that stands.
+///
+/// [`Input::documents`] are the cluster's own, as it has stored them: they stay so, but for what the flags say. The
+/// InitConfiguration is this node's, whose API server has the port `api_port`. No secret is in it.
+///
+/// # Errors
+/// As [`merge`], of the flags alone: what the cluster has is not judged.
+pub fn phase(input: &Input<'_>, api_port: u16) -> Result<String, Error> {
+    let mut documents = documents::sort(&input.documents, false)?;
+    flags::fold(input.request, &mut documents)?;
+    fields::default(&mut documents.init, &["localAPIEndpoint", "bindPort"], api_port)?;
+    init::complete(&mut documents.init, input)?;
+    if documents.proxy.is_empty() {
+        proxy::complete(&mut documents.proxy)?;
+    }
+    Ok(render::whole(&documents))
+}
+
 /// The user's own patches directory: `--patches`, or `patches.directory` of the document of this kind.
 ///
 /// A relative path means the caller's directory.

@@ -33,7 +33,7 @@ mod schema;
 
 pub use error::Error;
 pub use join::{discovery_file, join};
-pub use merge::{merge, patches_directory};
+pub use merge::{merge, patches_directory, phase};
 
 /// Directory of the flex volume plugins: the default lies under `/usr`, where a rootless node cannot write.
 pub const VOLUME_PLUGINS: &str = "/var/lib/kubelet/volumeplugins";

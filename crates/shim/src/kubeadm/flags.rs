@@ -137,6 +137,33 @@ pub(super) const JOIN: &[Flag] = &[
     flag("vmodule", Takes::Text, Goes::Pass),
 ];
 
+/// Flags of the phases of `kubeadm init`, but for those that only kubeadm can make sense of: what it takes beside `--config`, and
+/// what has a field there.
+///
+/// Source: kubernetes 1.34.4, cmd/kubeadm/app/cmd/phases/init, `InheritFlags`; cmd/kubeadm/app/apis/kubeadm/validation,
+/// `isAllowedFlag`.
+pub(super) const INIT_PHASE: &[Flag] = &[
+    flag("apiserver-advertise-address", Takes::Text, Goes::Field),
+    flag("apiserver-bind-port", Takes::Int, Goes::Field),
+    flag("apiserver-cert-extra-sans", Takes::List, Goes::Field),
+    flag("config", Takes::Text, Goes::Ours),
+    flag("control-plane-endpoint", Takes::Text, Goes::Field),
+    flag("cri-socket", Takes::Text, Goes::Field),
+    flag("dry-run", Takes::Bool, Goes::Pass),
+    flag("feature-gates", Takes::Text, Goes::Field),
+    flag("image-repository", Takes::Text, Goes::Field),
+    flag("kubeconfig", Takes::Text, Goes::Pass),
+    flag("kubeconfig-dir", Takes::Text, Goes::Pass),
+    flag("kubernetes-version", Takes::Text, Goes::Field),
+    flag("node-name", Takes::Text, Goes::Field),
+    flag("patches", Takes::Text, Goes::Field),
+    flag("pod-network-cidr", Takes::Text, Goes::Field),
+    flag("print-manifest", Takes::Bool, Goes::Pass),
+    flag("service-cidr", Takes::Text, Goes::Field),
+    flag("service-dns-domain", Takes::Text, Goes::Field),
+    short(b'v', flag("v", Takes::Level, Goes::Pass)),
+];
+
 /// Flags of `kubeadm reset`, the same from 1.31 to 1.36.
 ///
 /// Source: kubernetes 1.34.4, cmd/kubeadm/app/cmd/reset.go; a test compares with `kubeadm reset --help`.
@@ -198,6 +225,11 @@ pub(super) fn init(given: Vec<Given<'_>>) -> Result<Call, Refused> {
     common(given).map(Call::Init)
 }
 
+/// A request of a phase of `kubeadm init`.
+pub(super) fn init_phase(given: Vec<Given<'_>>) -> Result<request::Init, Refused> {
+    common(given)
+}
+
 /// A request of `kubeadm join`, without its endpoint.
 pub(super) fn join(given: Vec<Given<'_>>) -> Result<Call, Refused> {
     common(given).map(|given| Call::Join(request::Join { given, endpoint: None }))
@@ -215,7 +247,7 @@ fn common(given: Vec<Given<'_>>) -> Result<request::Init, Refused> {
         }
         let values = checked(&given)?;
         match (name, given.flag.goes) {
-            ("dry-run", _) => request.dry_run = values == ["true"],
+            ("dry-run", Goes::Ours) => request.dry_run = values == ["true"],
             ("ignore-preflight-errors", _) => ignored.extend(values),
             (_, Goes::Field | Goes::Ours) => {
                 request.config_flags.extend(values.into_iter().map(|value| (name.to_owned(), value)));

@@ -150,6 +150,39 @@ pub fn words(argv: &[OsString]) -> Vec<&OsStr> {
     words
 }
 
+/// A phase of `kubeadm init` that reads the cluster's settings, without a `--config` to have them from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitPhase {
+    /// The words, and the flags that kubeadm takes beside a `--config`.
+    pub argv: Vec<OsString>,
+    /// The flags that have a field in the configuration.
+    pub request: request::Init,
+}
+
+/// Phases of `kubeadm init` that write what the cluster's settings say.
+const SETTING: [&str; 7] =
+    ["certs", "kubeconfig", "etcd", "control-plane", "kubelet-start", "upload-config", "addon"];
+
+/// Reads a phase of `kubeadm init`; `None` where its flags are kubeadm's affair: a `--config`, a directory of certificates that is
+/// not the cluster's, flags that we do not know.
+#[must_use]
+pub fn init_phase(argv: &[OsString]) -> Option<InitPhase> {
+    let args: Vec<&OsStr> = argv.iter().map(OsString::as_os_str).collect();
+    let read = read::flags(&args, flags::INIT_PHASE).ok()?;
+    let setting = |word: &OsStr| SETTING.iter().any(|phase| word == *phase);
+    match read.words[..] {
+        [init, phase, which, ..] if init == "init" && phase == "phase" && setting(which) => {}
+        _ => return None,
+    }
+    let request = flags::init_phase(read.given).ok()?;
+    if request.config_file().is_some() {
+        return None;
+    }
+    let words = read.words.iter().map(|word| (*word).to_owned());
+    let argv = words.chain(request.pass_flags.iter().map(OsString::from)).collect();
+    Some(InitPhase { argv, request: request::Init { config: None, ..request } })
+}
+
 /// Whether the next subcommand is `name` and has a subcommand itself.
 fn nested(args: &[&OsStr], name: &[u8]) -> bool {
     subcommand(args, flags::BOOLEANS)

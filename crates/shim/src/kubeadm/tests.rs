@@ -419,3 +419,39 @@ const FORMS: &[&str] = &[
     "extra",
     "a b c",
 ];
+
+fn phase(line: &str) -> Option<(String, Vec<(String, String)>)> {
+    let argv: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+    let found = init_phase(&argv)?;
+    let argv = found.argv.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ");
+    Some((argv, found.request.config_flags))
+}
+
+#[test]
+fn a_phase_of_init_without_a_configuration_is_read_so_that_it_can_have_the_clusters() {
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(phase("init phase addon kube-proxy"), Some(("init phase addon kube-proxy".into(), vec![])));
+    assert_eq!(
+        phase("init --v=5 phase addon all --pod-network-cidr 10.5.0.0/16 --print-manifest --config="),
+        Some((
+            "init phase addon all --v=5 --print-manifest=true".into(),
+            vec![pair("pod-network-cidr", "10.5.0.0/16")]
+        ))
+    );
+    assert_eq!(
+        phase("init phase upload-config kubeadm --dry-run --kubeconfig k"),
+        Some(("init phase upload-config kubeadm --dry-run=true --kubeconfig=k".into(), vec![]))
+    );
+    for line in [
+        "init phase addon all --config c",
+        "init phase certs all --cert-dir d",
+        "init phase control-plane apiserver --apiserver-extra-args a=b",
+        "init phase upload-certs --upload-certs",
+        "init phase mark-control-plane",
+        "init phase addon all --nonsense",
+        "join phase kubelet-start",
+        "init",
+    ] {
+        assert_eq!(phase(line), None, "{line}");
+    }
+}
