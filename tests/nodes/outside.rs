@@ -225,7 +225,38 @@ fn a_low_port_is_refused_with_its_remedy(world: &World) -> Check {
             && status.contains("network.low_ports"),
         status,
     )?;
+    told_by_events(&pair)?;
     pair.a.kubectl(&["delete", "service", "low"]).map(drop)
+}
+
+/// Who has kubectl alone is told where he looks, by each node once.
+fn told_by_events(pair: &Pair) -> Check {
+    let about = ["get", "events", "--field-selector", "involvedObject.name=low,reason=LowPort", "-o", "json"];
+    let events = |least: usize| {
+        until(TRY, "an Event about the low port", || {
+            let events = pair.a.json(&about).map_err(|error| error.to_string())?["items"].clone();
+            let found = events.as_array().cloned().unwrap_or_default();
+            if found.len() >= least { Ok(found) } else { Err(events.to_string()) }
+        })
+    };
+    let first = events(1)?;
+    note(first[0]["message"].as_str().unwrap_or_default());
+    holds(
+        first[0]["involvedObject"]["kind"] == "Service"
+            && first[0]["message"].as_str().is_some_and(|text| text.contains("network.low_ports")),
+        first[0].to_string(),
+    )?;
+    let described = pair.a.kubectl(&["describe", "service", "low"])?;
+    holds(described.contains("LowPort"), described)?;
+    // Both nodes ask the host again every five seconds, and tell nobody again.
+    let node = |event: &Value| event["source"]["host"].as_str().unwrap_or_default().to_owned();
+    std::thread::sleep(Duration::from_secs(12));
+    let all = events(1)?;
+    let mut nodes: Vec<String> = all.iter().map(node).collect();
+    nodes.sort();
+    nodes.dedup();
+    let once = all.iter().all(|event| event["count"] == 1);
+    holds(nodes.len() == all.len() && once, format!("told more than once: {all:?}"))
 }
 
 /// What `u7s status` of a node says about the refused ports of a Service.

@@ -4,12 +4,14 @@
 //! All that comes in here was written by users of the cluster: what they may have is bounded by [`Rules`] and [`MOST`].
 //! Inside, a connection to the node's address is kube-proxy's or the portmap plugin's; a port that is open here leads there.
 
+mod notice;
 mod objects;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
+pub use notice::Notice;
 pub use objects::{Event, Item, Key, List, Member, Pod, Port, Service, Transport, event, list};
 
 /// The most ports that Services and pods together may have open on one node: each is a descriptor or more.

@@ -12,7 +12,7 @@ mod write;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -21,7 +21,7 @@ use u7s_plan::control::{Followed, low_port};
 use u7s_plan::host::KUBERNETES_DIR;
 use u7s_plan::node::{Forward, NodeSpec, Protocol};
 use u7s_plan::services::{
-    Claim, Key, Kind, Member, Pod, Port, Reason, Rules, Service, Transport, View, Wanted,
+    Claim, Item, Key, Kind, Member, Notice, Pod, Port, Reason, Rules, Service, Transport, View, Wanted,
 };
 
 use self::credentials::{ADMIN, Credentials, NODE, Present};
@@ -230,13 +230,17 @@ impl Task {
         let forwards = open.keys().filter_map(|port| forward_of(*port, *node_ip)).collect();
         let mut given = BTreeSet::new();
         let mut refused = refusals(&wanted);
+        let mut notices = Vec::new();
         for (forward, problem) in self.ports.follow(forwards) {
             let port = port_of(forward);
             match (problem, open.get(&port)) {
                 (None, _) => drop(given.insert(port)),
                 (Some(why), claim) => {
-                    let claim = claim.map(Claim::to_string).unwrap_or_default();
                     let remedy = remedy(&forward, &why);
+                    if let Some(claim) = claim.filter(|_| !remedy.is_empty()) {
+                        notices.extend(self.notice(&known.view, (claim, port), &format!("{why}{remedy}")));
+                    }
+                    let claim = claim.map(Claim::to_string).unwrap_or_default();
                     refused.push(format!("{port}, {claim}, cannot be opened: {why}{remedy}"));
                 }
             }
@@ -244,10 +248,17 @@ impl Task {
         let complete = given.len() == open.len();
         self.open = open;
         if known.has_services {
-            writer.want(wanted.patches(&known.view, &rules, &given));
+            writer.want(wanted.patches(&known.view, &rules, &given), notices);
         }
         self.say(known.state(), refused);
         complete
+    }
+
+    /// For who looks at the Service or pod, not at this host.
+    fn notice(&self, view: &View, wanted: (&Claim, Port), why: &str) -> Option<Notice> {
+        let (reason, message) = why.split_once(": ").unwrap_or(("LowPort", why));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Notice::of(view, wanted, &self.setup.node_name, (reason, message), now)
     }
 
     /// What cannot be had is said once, in the journal.
@@ -282,11 +293,12 @@ struct Known {
     has_services: bool,
     has_pods: bool,
     has_members: bool,
-    silent: BTreeMap<&'static str, String>,
+    silent: Silent,
 }
 
 impl Known {
     fn take(&mut self, news: Heard, writer: &mut Writer) {
+        let Self { view, silent, .. } = self;
         match news {
             Heard::Services(news) => {
                 match &news {
@@ -295,35 +307,10 @@ impl Known {
                     News::Gone(key) => writer.forget(key),
                     News::Silent(_) => {}
                 }
-                self.has_services |= hear(
-                    news,
-                    &mut self.view.services,
-                    |service| &service.key,
-                    |why| {
-                        note(&mut self.silent, "services", why);
-                    },
-                );
+                self.has_services |= hear(news, &mut view.services, (silent, "services"));
             }
-            Heard::Pods(news) => {
-                self.has_pods |= hear(
-                    news,
-                    &mut self.view.pods,
-                    |pod| &pod.key,
-                    |why| {
-                        note(&mut self.silent, "pods", why);
-                    },
-                );
-            }
-            Heard::Members(news) => {
-                self.has_members |= hear(
-                    news,
-                    &mut self.view.members,
-                    |member| &member.key,
-                    |why| {
-                        note(&mut self.silent, "nodes", why);
-                    },
-                );
-            }
+            Heard::Pods(news) => self.has_pods |= hear(news, &mut view.pods, (silent, "pods")),
+            Heard::Members(news) => self.has_members |= hear(news, &mut view.members, (silent, "nodes")),
         }
     }
 
@@ -341,33 +328,30 @@ impl Known {
     }
 }
 
-/// Takes news of one collection; whether it was all of it.
-fn hear<T>(
+/// Collections that nothing is heard of, and why.
+type Silent = BTreeMap<&'static str, String>;
+
+/// Takes news of one collection, which has this name; whether it was all of it.
+fn hear<T: Item>(
     news: News<T>,
     objects: &mut BTreeMap<Key, T>,
-    key: fn(&T) -> &Key,
-    note: impl FnOnce(Option<String>),
+    (silent, what): (&mut Silent, &'static str),
 ) -> bool {
-    let mut whole = false;
+    let whole = matches!(news, News::All(_));
     match news {
         News::All(all) => {
             *objects = all;
-            whole = true;
-            note(None);
+            note(silent, what, None);
         }
-        News::Is(object) => {
-            objects.insert(key(&object).clone(), object);
-        }
-        News::Gone(gone) => {
-            objects.remove(&gone);
-        }
-        News::Silent(why) => note(Some(why)),
+        News::Is(object) => drop(objects.insert(object.key().clone(), object)),
+        News::Gone(gone) => drop(objects.remove(&gone)),
+        News::Silent(why) => note(silent, what, Some(why)),
     }
     whole
 }
 
 /// Says once that nothing is heard, and why, and once that it is over.
-fn note(silent: &mut BTreeMap<&'static str, String>, what: &'static str, why: Option<String>) {
+fn note(silent: &mut Silent, what: &'static str, why: Option<String>) {
     match why {
         Some(why) => {
             if !silent.contains_key(what) {

@@ -80,6 +80,8 @@ pub struct Service {
 pub struct Pod {
     /// Which.
     pub key: Key,
+    /// Its identity; a namesake has another.
+    pub uid: String,
     /// `hostPort` of each container, and the address that it is bound to, if it is a certain one.
     ///
     /// Empty for pods that have ended, and for static pods on the host network: the ports of a control plane are the
@@ -419,7 +421,7 @@ impl From<RawPod> for Pod {
         let containers = spec.containers.iter().chain(&spec.init_containers);
         let ports = containers.flat_map(|container| &container.ports).filter_map(host_port);
         let ports = if is_static || has_ended { Vec::new() } else { ports.collect() };
-        Self { key: metadata.key(), ports }
+        Self { key: metadata.key(), uid: metadata.uid, ports }
     }
 }
 

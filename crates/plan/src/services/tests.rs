@@ -366,3 +366,40 @@ fn impossible_numbers_are_no_ports() {
         Wanted::of(&view(&[service("odd", "LoadBalancer", 1, ports)], &[], &one_node()), &rules(true));
     assert_eq!(wanted.open, BTreeMap::new());
 }
+
+#[test]
+fn who_wants_a_low_port_is_told_by_an_event_that_has_the_same_name_each_time() {
+    let view = view(&[web("low", 1, 80, 30_080)], &[], &[]);
+    let claim = Claim { kind: Kind::LoadBalancer, by: key("low") };
+    let told = ("LowPort", "the node's user may not open it");
+    let notice = Notice::of(&view, (&claim, tcp(80)), "n1", told, 1_795_332_361).unwrap();
+    assert_eq!(notice.name, "low.uid-low.80-tcp.n1");
+    let event: Value = serde_json::from_str(&notice.text).unwrap();
+    assert_eq!(event["involvedObject"]["uid"], "uid-low");
+    assert_eq!(event["involvedObject"]["kind"], "Service");
+    assert_eq!(event["metadata"]["namespace"], "default");
+    assert_eq!(event["message"], "80/tcp on node n1: the node's user may not open it");
+    assert_eq!(event["lastTimestamp"], "2026-11-22T07:26:01Z");
+    let later = Notice::of(&view, (&claim, tcp(80)), "n1", told, 1_800_000_000).unwrap();
+    assert_eq!(later.name, notice.name);
+    let gone = Claim { kind: Kind::LoadBalancer, by: key("gone") };
+    assert_eq!(Notice::of(&view, (&gone, tcp(80)), "n1", told, 0), None);
+}
+
+#[test]
+fn an_event_about_a_pod_with_the_longest_name_still_has_a_name() {
+    let long = format!("{}-{}", "a".repeat(119), "b".repeat(133));
+    let pod = json!({
+        "metadata": {"name": long, "namespace": "default", "uid": "0b0b0b0b-1"},
+        "spec": {"containers": [{"ports": [{"hostPort": 80}]}]},
+    });
+    let view = view(&[], &[pod], &[]);
+    let claim = Claim { kind: Kind::HostPort, by: key(&long) };
+    let message = "x".repeat(5000);
+    let notice = Notice::of(&view, (&claim, udp(80)), &"n".repeat(63), ("LowPort", &message), 0).unwrap();
+    assert!(
+        notice.name.len() <= 253
+            && notice.name.starts_with(&format!("{}.0b0b0b0b.80-udp.n", "a".repeat(119)))
+    );
+    assert!(notice.text.len() < 4000);
+}

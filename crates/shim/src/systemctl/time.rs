@@ -1,8 +1,10 @@
 //! Times as systemctl prints them, in UTC.
 
+use u7s_plan::calendar::civil;
+
 /// `Sun 2026-11-22 07:26:01 UTC`.
 ///
-/// `seconds` since the epoch. Source: systemd, `format_timestamp`; the civil calendar by counting eras of 400 years.
+/// `seconds` since the epoch. Source: systemd, `format_timestamp`.
 pub(super) fn absolute(seconds: u64) -> String {
     const NAMES: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     let (days, clock) = (seconds / 86_400, seconds % 86_400);
@@ -39,18 +41,6 @@ pub(super) fn relative(seconds: u64, now: u64) -> String {
         1.. => format!("{past}s {word}"),
         0 => "now".into(),
     }
-}
-
-/// Year, month and day of the day `days` after 1970-01-01.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

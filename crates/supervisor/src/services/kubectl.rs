@@ -68,17 +68,23 @@ impl Kubectl {
         arguments: &[&str],
         (most, within): (usize, Duration),
     ) -> Result<Vec<u8>, Failure> {
-        let mut running = self.start(arguments).await?;
-        let mut text = Vec::new();
-        let mut bounded = (&mut running.output).take(most as u64 + 1);
-        match timeout(within, bounded.read_to_end(&mut text)).await {
-            Err(_) => return Err(Failure::Said(format!("kubectl took longer than {} s", within.as_secs()))),
-            Ok(Err(error)) => return Err(Failure::Said(format!("read from kubectl: {error}"))),
-            Ok(Ok(length)) if length > most => return Err(Failure::TooLong),
-            Ok(Ok(0)) => return Err(Failure::Said(running.words().await)),
-            Ok(Ok(_)) => {}
-        }
-        Ok(text)
+        collect(self.start(arguments).await?, (most, within)).await
+    }
+
+    /// As [`Self::run`], with a short document as its standard input.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(crate) async fn feed(
+        &self,
+        arguments: &[&str],
+        document: &str,
+        bounds: (usize, Duration),
+    ) -> Result<Vec<u8>, Failure> {
+        // The document is expanded once, so nothing in it is code.
+        let script = "document=$1; shift; exec \"$@\" <<END\n$document\nEND\n";
+        let shell = ["/bin/sh", "-c", script, "sh", document].map(str::to_owned);
+        collect(told(self.try_start(shell.to_vec(), arguments).await)?, bounds).await
     }
 
     /// Starts it.
@@ -86,13 +92,14 @@ impl Kubectl {
     /// # Errors
     /// [`Failure::Said`].
     pub(crate) async fn start(&self, arguments: &[&str]) -> Result<Running, Failure> {
-        let started = self.try_start(arguments).await;
-        started.map_err(|error| Failure::Said(format!("start kubectl: {}", crate::error::chain(&error))))
+        told(self.try_start(Vec::new(), arguments).await)
     }
 
-    async fn try_start(&self, arguments: &[&str]) -> Result<Running, Error> {
+    /// `before` are words in front of its own, which run it in the end.
+    async fn try_start(&self, before: Vec<String>, arguments: &[&str]) -> Result<Running, Error> {
         let kubeconfig = format!("--kubeconfig={}", self.kubeconfig.display());
-        let mut argv = vec![self.program.display().to_string(), kubeconfig];
+        let mut argv = before;
+        argv.extend([self.program.display().to_string(), kubeconfig]);
         argv.extend(arguments.iter().map(|word| (*word).to_owned()));
         let env: BTreeMap<String, String> =
             ENVIRONMENT.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
@@ -103,6 +110,24 @@ impl Kubectl {
         let (_, process) = self.pid_one.start(argv, env, [stdout, stderr]).await?;
         Ok(Running { process, output: BufReader::new(output), words: tokio::spawn(listen(errors)) })
     }
+}
+
+/// All that it prints.
+async fn collect(mut running: Running, (most, within): (usize, Duration)) -> Result<Vec<u8>, Failure> {
+    let mut text = Vec::new();
+    let mut bounded = (&mut running.output).take(most as u64 + 1);
+    match timeout(within, bounded.read_to_end(&mut text)).await {
+        Err(_) => return Err(Failure::Said(format!("kubectl took longer than {} s", within.as_secs()))),
+        Ok(Err(error)) => return Err(Failure::Said(format!("read from kubectl: {error}"))),
+        Ok(Ok(length)) if length > most => return Err(Failure::TooLong),
+        Ok(Ok(0)) => return Err(Failure::Said(running.words().await)),
+        Ok(Ok(_)) => {}
+    }
+    Ok(text)
+}
+
+fn told(started: Result<Running, Error>) -> Result<Running, Failure> {
+    started.map_err(|error| Failure::Said(format!("start kubectl: {}", crate::error::chain(&error))))
 }
 
 /// Why a run gave nothing.

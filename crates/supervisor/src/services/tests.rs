@@ -189,13 +189,13 @@ async fn a_patch_is_written_once_and_again_when_it_fails() {
     let service = Key { namespace: "default".into(), name: "web".into() };
     let patch = u7s_plan::services::Patch { service: service.clone(), text: "{}".into() };
     for _ in 0..3 {
-        writer.want(vec![patch.clone()]);
+        writer.want(vec![patch.clone()], Vec::new());
         timeout(Duration::from_secs(20), writer.turn()).await.unwrap();
     }
-    writer.want(vec![patch.clone()]);
+    writer.want(vec![patch.clone()], Vec::new());
     timeout(Duration::from_millis(50), writer.turn()).await.unwrap_err();
     writer.forget(&service);
-    writer.want(vec![patch]);
+    writer.want(vec![patch], Vec::new());
     timeout(Duration::from_secs(20), writer.turn()).await.unwrap();
     let label = "patch node n1 --field-manager=u7s --type=merge \
                  --patch={\"metadata\":{\"labels\":{\"u7s/services\":\"yes\"}}} --output=name";
@@ -204,6 +204,34 @@ async fn a_patch_is_written_once_and_again_when_it_fails() {
     let calls: Vec<String> =
         bed.calls().iter().map(|call| call.replace("--kubeconfig=/nowhere ", "")).collect();
     assert_eq!(calls, [label, label, status, status]);
+}
+
+/// Beside status and journal; each is made once, also where the API has it already, and given up where it cannot be made.
+#[tokio::test]
+async fn a_low_port_is_told_by_an_event_once_and_nothing_in_its_text_is_a_command() {
+    let bed = Bed::new(
+        r#"case "$*" in *create*) cat > "event$(ls | grep -c ^event)";; esac
+        [ -e there ] && { echo 'Error from server (AlreadyExists): events "x" already exists' >&2; exit 1; }; echo done"#,
+    );
+    let mut writer = Writer::new(bed.kubectl.clone(), "n1".into(), None);
+    let notice = |name: &str| Notice {
+        name: name.into(),
+        text: format!("{{\"name\":\"{name}\",\"x\":\"$(touch bad) `touch bad` $HOME \\END\\\"}}\nEND"),
+    };
+    let turn = async |writer: &mut Writer, names: &[&str]| {
+        writer.want(Vec::new(), names.iter().map(|name| notice(name)).collect());
+        timeout(Duration::from_secs(20), writer.turn()).await.unwrap();
+    };
+    turn(&mut writer, &["a"]).await; // the label
+    turn(&mut writer, &["a"]).await;
+    bed.keep("there", b"");
+    turn(&mut writer, &["a", "b"]).await;
+    writer.want(Vec::new(), vec![notice("a"), notice("b")]);
+    timeout(Duration::from_millis(50), writer.turn()).await.unwrap_err();
+    let read = |name: &str| fs::read_to_string(bed.place.path().join(name)).unwrap_or_default();
+    assert_eq!(read("event0"), format!("{}\n", notice("a").text));
+    assert_eq!(read("event1"), format!("{}\n", notice("b").text));
+    assert!(!bed.place.path().join("event2").exists() && !bed.place.path().join("bad").exists());
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! What is written to the cluster, one kubectl at a time: the node's own label, and the status of LoadBalancer Services.
+//! What is written to the cluster, one kubectl at a time: the node's own label, the status of LoadBalancer Services, and an Event
+//! for each port that the host does not give.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
-use u7s_plan::services::{FIELD_MANAGER, Key, LABEL, Patch};
+use u7s_plan::services::{FIELD_MANAGER, Key, LABEL, Notice, Patch};
 
 use super::kubectl::Kubectl;
 use crate::backoff::Backoff;
@@ -23,6 +24,8 @@ enum Job {
     Label,
     /// The status of a Service.
     Status(Patch),
+    /// An Event.
+    Tell(Notice),
 }
 
 /// Writes what is wanted, again after a pause where that fails.
@@ -35,6 +38,8 @@ pub(crate) struct Writer {
     wanted: VecDeque<Job>,
     /// What was written for a Service and has not come back by the watch yet.
     written: BTreeMap<Key, String>,
+    /// Names of the Events that need not be made any more.
+    told: BTreeSet<String>,
     labelled: bool,
     running: Option<(Job, JoinHandle<Result<(), String>>)>,
     backoff: Backoff,
@@ -58,6 +63,7 @@ impl Writer {
             admin,
             wanted: VecDeque::new(),
             written: BTreeMap::new(),
+            told: BTreeSet::new(),
             labelled: false,
             running: None,
             backoff: Backoff::default(),
@@ -76,14 +82,17 @@ impl Writer {
         self.labelled = false;
     }
 
-    /// What is to be written now; what was wanted before is not any more.
-    pub(crate) fn want(&mut self, patches: Vec<Patch>) {
+    /// What is to be written now; what was wanted before is not any more. A notice is told once while it is wanted.
+    pub(crate) fn want(&mut self, patches: Vec<Patch>, notices: Vec<Notice>) {
         self.wanted.clear();
         if !self.labelled {
             self.wanted.push_back(Job::Label);
         }
         let fresh = |patch: &Patch| self.written.get(&patch.service) != Some(&patch.text);
         self.wanted.extend(patches.into_iter().filter(fresh).map(Job::Status));
+        self.told.retain(|name| notices.iter().any(|notice| notice.name == *name));
+        let news = notices.into_iter().filter(|notice| !self.told.contains(&notice.name));
+        self.wanted.extend(news.map(Job::Tell));
     }
 
     /// Waits until something was written or could not be. May be cancelled; without wishes it never ends.
@@ -97,7 +106,10 @@ impl Writer {
                 self.not_before = None;
             }
             let Some(job) = self.wanted.pop_front() else { return };
-            let running = tokio::spawn(self.patch(&job));
+            let running = match &job {
+                Job::Tell(notice) => tokio::spawn(tell(self.node.clone(), notice.text.clone())),
+                _ => tokio::spawn(self.patch(&job)),
+            };
             self.running = Some((job, running));
         }
         let Some((_, running)) = &mut self.running else { return };
@@ -117,11 +129,21 @@ impl Writer {
                 self.written.insert(patch.service, patch.text);
                 self.backoff = Backoff::default();
             }
+            (Ok(()), Job::Tell(notice)) => {
+                self.told.insert(notice.name);
+                self.backoff = Backoff::default();
+            }
             (Err(reason), job) => {
                 let pause = self.backoff.endless(Duration::ZERO);
                 // A node that is only joining is not registered yet.
                 if self.backoff.deaths() == 4 {
                     tracing::warn!(?job, reason, "cannot be written, it is tried again");
+                }
+                // Status and journal tell, too.
+                if let Job::Tell(notice) = job
+                    && self.backoff.deaths() >= 4
+                {
+                    self.told.insert(notice.name);
                 }
                 self.not_before = Some(Instant::now() + pause);
             }
@@ -131,6 +153,7 @@ impl Writer {
     fn patch(&self, job: &Job) -> impl Future<Output = Result<(), String>> + use<> {
         let label = format!("{{\"metadata\":{{\"labels\":{{\"{LABEL}\":\"yes\"}}}}}}");
         let (kubectl, kind, namespace, name, text) = match job {
+            Job::Tell(_) => (None, "event", String::new(), String::new(), String::new()),
             Job::Label => (Some(self.node.clone()), "node", String::new(), self.node_name.clone(), label),
             Job::Status(Patch { service, text }) => {
                 let Key { namespace, name } = service.clone();
@@ -149,5 +172,18 @@ impl Writer {
             let answer = kubectl.run(&arguments, (ANSWER, PATCH)).await;
             answer.map(drop).map_err(|failure| failure.to_string())
         }
+    }
+}
+
+/// Makes an Event; one that is there already has told the same.
+///
+/// A node may make Events. Source: kubernetes, plugin/pkg/auth/authorizer/rbac/bootstrappolicy, `NodeRules`.
+async fn tell(kubectl: Kubectl, text: String) -> Result<(), String> {
+    // Without validation no schemas are fetched.
+    let arguments = ["create", "--filename=-", "--validate=false", "--output=name"];
+    match kubectl.feed(&arguments, &text, (ANSWER, PATCH)).await {
+        Ok(_) => Ok(()),
+        Err(failure) if failure.to_string().contains("(AlreadyExists)") => Ok(()),
+        Err(failure) => Err(failure.to_string()),
     }
 }
