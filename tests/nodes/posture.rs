@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use u7s_harness::{Process, until};
+use u7s_harness::Process;
 
 use crate::Listed;
 use crate::cluster::Cluster;
@@ -88,22 +88,63 @@ fn allow_privilege_escalation_means_what_it_says(world: &World) -> Check {
     holds(may_not == ("1000".into(), "1".into()), format!("without: {may_not:?}"))
 }
 
+/// A socket that ss shows.
+#[derive(Debug)]
+struct Socket {
+    kind: String,
+    address: String,
+    inode: String,
+    owner: Option<String>,
+}
+
+/// All that listens, or takes datagrams from anybody.
+fn listening(cluster: &Cluster) -> Result<Vec<Socket>, Box<dyn std::error::Error>> {
+    let text = cluster.node().sh("ss -Hlntupe")?;
+    let socket = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let word = |at: usize| words.get(at).map(|word| (*word).to_owned());
+        let after = |head: &str| words.iter().find_map(|word| word.strip_prefix(head)).map(str::to_owned);
+        let owner = after("users:((\"").and_then(|rest| rest.split('"').next().map(str::to_owned));
+        Some(Socket { kind: word(0)?, address: word(4)?, inode: after("ino:")?, owner })
+    };
+    let sockets: Vec<Socket> = text.lines().filter_map(socket).collect();
+    holds(sockets.len() == text.lines().count(), format!("ss was not understood: {text}"))?;
+    Ok(sockets)
+}
+
+/// slirp4netns' unconnected UDP sockets are flows out of the node, with ports that the kernel chose; nothing else may have one.
+///
+/// A flow that begins or ends while ss looks has no owner: it has one when ss looks again, or is gone. All else counts at once.
 fn s16_only_declared_ports_listen(world: &World) -> Check {
     let cluster = world.cluster()?;
     let ip = cluster.node().ip();
-    // slirp4netns' unconnected UDP sockets are flows out of the node, with kernel-chosen ports; nothing else may have one.
-    let script = "ss -Hlntup | grep -v '^udp.*users:((\"slirp4netns\"' | awk '{print $1, $5}' | sort -u";
     let declared =
-        [("tcp", 6443), ("tcp", 10_250), ("udp", 8472)].map(|(kind, port)| format!("{kind} {ip}:{port}"));
-    // A flow that ends while ss looks has lost its owner already: only what stays counts.
-    let listening = until(Duration::from_secs(10), "no listener but the declared ones", || {
-        let listening = cluster.node().sh(script).map_err(|error| error.to_string())?;
-        let foreign = listening.lines().any(|line| !declared.iter().any(|port| port == line));
-        if foreign { Err(format!("listening and not declared: {listening}")) } else { Ok(listening) }
-    })?;
-    note(&listening);
-    for port in declared {
-        holds(listening.lines().any(|line| line == port), format!("{port} does not listen"))?;
+        [("tcp", 6443), ("tcp", 10_250), ("udp", 8472)].map(|(kind, port)| (kind, format!("{ip}:{port}")));
+    let is_declared = |socket: &Socket| {
+        declared.iter().any(|(kind, address)| socket.kind == *kind && socket.address == *address)
+    };
+    let is_flow = |socket: &Socket| socket.kind == "udp" && socket.owner.as_deref() == Some("slirp4netns");
+    let first = listening(&cluster)?;
+    let foreign: Vec<&Socket> =
+        first.iter().filter(|socket| !is_declared(socket) && !is_flow(socket)).collect();
+    let (doubtful, certain): (Vec<&Socket>, Vec<&Socket>) =
+        foreign.into_iter().partition(|socket| socket.kind == "udp" && socket.owner.is_none());
+    holds(certain.is_empty(), format!("listening and not declared: {certain:?}"))?;
+    let second = listening(&cluster)?;
+    let stays: Vec<&Socket> = second
+        .iter()
+        .filter(|socket| !is_flow(socket) && doubtful.iter().any(|before| before.inode == socket.inode))
+        .collect();
+    holds(stays.is_empty(), format!("taking datagrams, not declared, and nobody's flow: {stays:?}"))?;
+    let flows = first.iter().filter(|socket| is_flow(socket)).count();
+    note(format!(
+        "{} sockets, {flows} of them flows, {} without an owner for a moment",
+        first.len(),
+        doubtful.len()
+    ));
+    for (kind, address) in &declared {
+        let there = first.iter().any(|socket| socket.kind == *kind && socket.address == *address);
+        holds(there, format!("{kind} {address} does not listen"))?;
     }
     Ok(())
 }
