@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use u7s_harness::{Lan, Node, Output, until};
+use u7s_harness::{Invocation, Lan, Node, Output, Signal, until};
 
 use crate::Listed;
 use crate::balance::Balancer;
@@ -17,6 +17,8 @@ pub(crate) const TESTS: &[Listed] = &[
     ("ha::three_control_planes_stand_behind_one_endpoint", three_control_planes_stand_behind_one_endpoint),
     ("ha::the_leader_is_killed_and_writes_go_on", the_leader_is_killed_and_writes_go_on),
     ("ha::one_is_removed_and_joins_again", one_is_removed_and_joins_again),
+    ("ha::a_join_killed_after_its_member_was_announced_is_completed", killed_and_completed),
+    ("ha::a_reset_after_such_a_kill_leaves_no_dead_member", killed_and_reset),
 ];
 
 /// Words of `kubectl exec` for etcdctl in a control plane's etcd.
@@ -156,23 +158,80 @@ fn the_leader_is_killed_and_writes_go_on(world: &World) -> Check {
 
 fn one_is_removed_and_joins_again(world: &World) -> Check {
     let trio = world.trio()?;
-    trio.settle(Duration::from_secs(300))?;
-    let third = &trio.others[1];
-    trio.first.kubectl(&["delete", "node", "c3"])?;
-    let reset = kubeadm(third.node(), &["reset", "--force"]).run()?;
-    exits(&reset, 0)?;
-    wants(&reset, "the host is as it was")?;
-    let changes = third.bare.before.diff(&third.node().snapshot()?);
-    holds(changes.is_empty(), format!("left behind: {changes:#?}"))?;
-    let (members, _) = trio.members("c1")?;
-    holds(members == ["c1", "c2"], format!("members of etcd after the reset: {members:?}"))?;
-    let words = join_words(&trio.first)?;
-    let flags = control_plane(&trio.first)?;
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let began = Instant::now();
-    exits(&join(third.node(), &words, &flags).run()?, 0)?;
-    note(format!("joined again in {:.1} s", began.elapsed().as_secs_f64()));
-    trio.settle(Duration::from_secs(300))?;
-    let (members, _) = trio.members("c1")?;
-    holds(members == ["c1", "c2", "c3"], format!("members of etcd: {members:?}"))
+    trio.remove_third()?;
+    trio.third_joins()
+}
+
+impl Trio {
+    /// The third control plane is as if it had never joined.
+    fn remove_third(&self) -> Check {
+        self.settle(Duration::from_secs(300))?;
+        self.first.kubectl(&["delete", "node", "c3"])?;
+        self.reset_third()
+    }
+
+    fn reset_third(&self) -> Check {
+        let third = &self.others[1];
+        let reset = kubeadm(third.node(), &["reset", "--force"]).run()?;
+        exits(&reset, 0)?;
+        wants(&reset, "the host is as it was")?;
+        let changes = third.bare.before.diff(&third.node().snapshot()?);
+        holds(changes.is_empty(), format!("left behind: {changes:#?}"))?;
+        let (members, _) = self.members("c1")?;
+        holds(members == ["c1", "c2"], format!("members of etcd after the reset: {members:?}"))
+    }
+
+    fn join_of_third(&self) -> Result<Invocation, Box<dyn Error>> {
+        let flags = control_plane(&self.first)?;
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        Ok(join(self.others[1].node(), &join_words(&self.first)?, &flags))
+    }
+
+    /// It joins, or goes on joining, and is a member like the others.
+    fn third_joins(&self) -> Check {
+        let began = Instant::now();
+        exits(&self.join_of_third()?.run()?, 0)?;
+        note(format!("joined again in {:.1} s", began.elapsed().as_secs_f64()));
+        self.settle(Duration::from_secs(300))?;
+        let (members, _) = self.members("c1")?;
+        holds(members == ["c1", "c2", "c3"], format!("members of etcd: {members:?}"))
+    }
+
+    /// Its join is killed at the moment when etcd knows of it: kubeadm alone, or all of the node.
+    fn kill_join_of_third(&self, whole_node: bool) -> Check {
+        let node = self.others[1].node();
+        let running = self.join_of_third()?.spawn()?;
+        until(Duration::from_secs(200), "the new member to be announced", || {
+            let (said, also) = running.so_far();
+            if said.contains("Announced new etcd member") { Ok(()) } else { Err(format!("{said}{also}")) }
+        })?;
+        for process in node.processes() {
+            let ours = process.comm == "kubeadm" || whole_node && process.cgroup.contains("/u7s.service");
+            if ours {
+                // ESRCH: it went with another one.
+                let _ = node.signal(&process, Signal::SIGKILL);
+            }
+        }
+        let ended = running.wait(Duration::from_secs(30))?;
+        holds(!ended.ok(), format!("it was not killed: {ended}"))?;
+        let list = self.etcd("c1", &["member", "list"])?;
+        let members = list["members"].as_array().map_or(0, Vec::len);
+        note(format!("killed{}; etcd has {members} members", if whole_node { " with its node" } else { "" }));
+        holds(members == 3, format!("the member is not there: {list}"))
+    }
+}
+
+fn killed_and_completed(world: &World) -> Check {
+    let trio = world.trio()?;
+    trio.remove_third()?;
+    trio.kill_join_of_third(false)?;
+    trio.third_joins()
+}
+
+fn killed_and_reset(world: &World) -> Check {
+    let trio = world.trio()?;
+    trio.remove_third()?;
+    trio.kill_join_of_third(true)?;
+    trio.reset_third()?;
+    trio.third_joins()
 }

@@ -96,7 +96,8 @@ fn cluster(config: &Config, request: &request::Reset, facts: &Facts) -> Vec<Step
         seconds,
     };
     let mut steps = Vec::new();
-    if facts.cluster.manifests.iter().any(|name| name == "etcd.yaml") {
+    // A join that is killed has announced its member before it writes the manifest.
+    if facts.cluster.admin_conf || facts.cluster.manifests.iter().any(|name| name == "etcd.yaml") {
         steps.push(Step::inside(Action::LeaveEtcd, "a dead member would count against the others' quorum"));
     }
     steps.push(Step::inside(run, "leaves the cluster, ends its pods"));

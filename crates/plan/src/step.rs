@@ -250,8 +250,8 @@ pub enum Action {
         /// Deadline, seconds.
         seconds: u64,
     },
-    /// Takes this control plane's etcd member out of the cluster, if its Node object was deleted before: kubeadm finds its
-    /// configuration no more then, and would leave a dead member behind.
+    /// Takes this control plane's etcd member out of the cluster, if kubeadm cannot: its Node object was deleted, or its join was
+    /// killed half-way. kubeadm finds no configuration then, and would leave a dead member behind.
     ///
     /// Source: kubernetes 1.34.4, cmd/kubeadm/app/cmd/phases/reset/removeetcdmember.go.
     LeaveEtcd,
@@ -439,7 +439,7 @@ impl fmt::Display for Action {
                 }
             }
             Self::LeaveEtcd => {
-                write!(out, "leave the etcd cluster if the node was deleted from the API before")
+                write!(out, "leave the etcd cluster if the API does not know the whole node")
             }
             Self::EnableComponent { component, enabled: true } => {
                 write!(out, "enable {}", component.as_str())

@@ -1,14 +1,17 @@
 //! This control plane's member of a stacked etcd cluster.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde_json::Value;
+use u7s_plan::host::ETCD_PORTS;
+use u7s_plan::node::NodeSpec;
 
 use super::{Applier, Ended};
 use crate::child::last_line;
 use crate::enter::{Entry, Input, Output, Target};
 use crate::error::Error;
-use crate::programs;
+use crate::{probe, programs};
 
 /// Runs the etcdctl of the running etcd's own image: no other one need be installed.
 ///
@@ -28,38 +31,94 @@ const ASK: Duration = Duration::from_secs(15);
 /// The most that one answer may hold, bytes.
 const MOST: usize = 1 << 20;
 
+/// kubectl as an administrator.
+const ADMIN: [&str; 2] = ["--kubeconfig=/etc/kubernetes/admin.conf", "--namespace=kube-system"];
+
+/// etcdctl in the etcd pod of another control plane.
+const THERE: [&str; 7] = [
+    "etcdctl",
+    "--endpoints=https://127.0.0.1:2379",
+    "--cacert=/etc/kubernetes/pki/etcd/ca.crt",
+    "--cert=/etc/kubernetes/pki/etcd/server.crt",
+    "--key=/etc/kubernetes/pki/etcd/server.key",
+    "--command-timeout=10s",
+    "--write-out=json",
+];
+
 impl Applier<'_> {
-    /// Removes the own member if there are others and the cluster does not know the node any more.
+    /// Removes the own member if there are others and kubeadm would not find its configuration: the Node was deleted, or a join
+    /// was killed before its API server had a pod. What the killed join announced counts against the quorum, and as a learner
+    /// keeps others from joining.
     ///
     /// Where the API server does not answer, nothing is known, and kubeadm says what it can do.
+    ///
+    /// Source: kubernetes 1.34.4, cmd/kubeadm/app/util/config/cluster.go, `GetNodeRegistration`, `getAPIEndpoint`.
     pub(super) fn leave_etcd(&self) -> Result<Ended, Error> {
         let target = Target::find(&self.user()?)?;
         let Ok(kubectl) = programs::needed("kubectl") else {
             return Ok(Ended::Skipped("kubectl is not installed".into()));
         };
-        let kubectl = kubectl.display().to_string();
-        let own = ["--kubeconfig=/etc/kubernetes/kubelet.conf", "auth", "whoami", "--output=json"];
-        let Ok(who) = ask(&target, &kubectl, &own) else {
+        let Some(node) = probe::node()? else { return Ok(Ended::Held) };
+        let kubectl = Kubectl { target: &target, program: kubectl.display().to_string() };
+        let (name, server) =
+            (format!("node/{}", node.node_name), format!("pod/kube-apiserver-{}", node.node_name));
+        let wanted = ["get", &name, &server, "--ignore-not-found", "--output=name"];
+        let Ok(found) = kubectl.ask(&wanted) else {
             return Ok(Ended::Skipped("the API server does not answer".into()));
         };
-        let name = json(&who)["status"]["userInfo"]["username"].as_str().unwrap_or_default().to_owned();
-        let Some(node) = name.strip_prefix("system:node:").filter(|node| plain(node)) else {
-            return Ok(Ended::Skipped("the kubelet has no node's certificate".into()));
-        };
-        let known = [
-            "--kubeconfig=/etc/kubernetes/admin.conf",
-            "get",
-            "node",
-            node,
-            "--ignore-not-found",
-            "--output=name",
-        ];
-        match ask(&target, &kubectl, &known) {
-            Ok(found) if found.trim_ascii().is_empty() => remove(&target),
-            Ok(_) => Ok(Ended::Held),
-            Err(_) => Ok(Ended::Skipped("the API server does not answer".into())),
+        let found = String::from_utf8_lossy(&found);
+        let knows = |name: &str| found.lines().any(|line| line == name);
+        if knows(&name) && knows(&server) {
+            return Ok(Ended::Held);
         }
+        kubectl.withdraw(&node).or_else(|_| remove(&target))
     }
+}
+
+/// kubectl inside.
+struct Kubectl<'a> {
+    target: &'a Target,
+    program: String,
+}
+
+impl Kubectl<'_> {
+    fn ask(&self, words: &[&str]) -> Result<Vec<u8>, Error> {
+        ask(self.target, &self.program, &[&ADMIN[..], words].concat())
+    }
+
+    /// By another control plane's etcd: the own one may not run, and a learner takes no such request.
+    fn withdraw(&self, node: &NodeSpec) -> Result<Ended, Error> {
+        let own = format!("pod/etcd-{}", node.node_name);
+        let pods = self.ask(&["get", "pods", "--selector=component=etcd", "--output=name"])?;
+        let pods = String::from_utf8_lossy(&pods);
+        let mut last = Ok(Ended::Held);
+        for pod in pods.lines().filter(|pod| *pod != own) {
+            last = self.withdraw_by(pod, node);
+            if last.is_ok() {
+                break;
+            }
+        }
+        last
+    }
+
+    fn withdraw_by(&self, pod: &str, node: &NodeSpec) -> Result<Ended, Error> {
+        let etcdctl = |words: &[&str]| self.ask(&[&["exec", pod, "--"], &THERE[..], words].concat());
+        let members = json(&etcdctl(&["member", "list"])?);
+        let Some(id) = member(&members, node.network.node_ip) else { return Ok(Ended::Held) };
+        etcdctl(&["member", "remove", &format!("{id:x}")])?;
+        Ok(Ended::Done)
+    }
+}
+
+/// The member whose peers reach it at this address.
+///
+/// Source: kubernetes, cmd/kubeadm/app/util/etcd, `GetPeerURL`.
+fn member(members: &Value, address: Ipv4Addr) -> Option<u64> {
+    let url = format!("https://{address}:{}", ETCD_PORTS[1]);
+    let here = |member: &&Value| {
+        member["peerURLs"].as_array().is_some_and(|urls| urls.iter().any(|seen| *seen == *url))
+    };
+    members["members"].as_array()?.iter().find(here)?["ID"].as_u64()
 }
 
 /// # Errors
@@ -97,7 +156,19 @@ fn json(text: &[u8]) -> Value {
     serde_json::from_slice(text).unwrap_or_default()
 }
 
-/// The name goes into a command line.
-fn plain(node: &str) -> bool {
-    !node.is_empty() && node.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_member_is_known_by_its_address_before_it_has_a_name() {
+        let list = json(
+            br#"{"members":[{"ID":13803658152347727308,"name":"c1","peerURLs":["https://10.77.0.2:2380"]},
+                 {"ID":255,"peerURLs":["https://10.77.0.22:2380"],"isLearner":true}]}"#,
+        );
+        assert_eq!(member(&list, Ipv4Addr::new(10, 77, 0, 22)), Some(255));
+        assert_eq!(member(&list, Ipv4Addr::new(10, 77, 0, 2)), Some(13_803_658_152_347_727_308));
+        assert_eq!(member(&list, Ipv4Addr::new(10, 77, 0, 3)), None);
+        assert_eq!(member(&Value::Null, Ipv4Addr::LOCALHOST), None);
+    }
 }
