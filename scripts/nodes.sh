@@ -1,38 +1,67 @@
-# Sourced by scripts/test: the order of the tests on nested nodes. A module is one file of tests/nodes.
+# Sourced by scripts/test: the tests on nested nodes. Their groups are in tests/nodes/main.rs, which every module is in.
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # features and filter are the caller's
-
-# With deadlines of seconds: alone. The others mostly wait, and do so beside each other. A module that no list names runs in all.
-exact=(refusals init services posture faults reset resume machine)
-single=(commands firewall flannel rootful)
-pair=(join traffic outside strangers)
-many=(mixed ha)
+# shellcheck disable=SC2154 # work is the caller's
 
 nested_nodes() {
-    local failed=0
-    nodes_but "${single[@]}" "${pair[@]}" "${many[@]}" || failed=1
-    beside_each_other || failed=1
+    local groups failed=0
+    mapfile -t groups < <(U7S_NODES=names "$(program nodes)")
+    [ ${#groups[@]} -gt 1 ] || die "the tests on nested nodes tell no groups"
+    say "nested nodes: ${groups[0]}"
+    U7S_NODES=${groups[0]} built . nodes || failed=1
+    # Told before the long part begins.
+    need_lints
+    raise_limits
+    beside_each_other "${groups[@]:1}" || failed=1
     return "$failed"
 }
 
-beside_each_other() {
-    local failed=0 logs singles manys
-    logs=$(mktemp -d)
-    say "nested nodes, beside each other: ${single[*]}; ${pair[*]}; ${many[*]}"
-    nodes_but "${exact[@]}" "${pair[@]}" "${many[@]}" >"$logs/single" 2>&1 &
-    singles=$!
-    nodes_but "${exact[@]}" "${single[@]}" "${pair[@]}" >"$logs/many" 2>&1 &
-    manys=$!
-    nodes_but "${exact[@]}" "${single[@]}" "${many[@]}" || failed=1
-    wait "$singles" || failed=1
-    wait "$manys" || failed=1
-    cat "$logs/single" "$logs/many"
-    rm -r "$logs"
+# They mostly wait, and do so at the same time. What each says is shown when it has ended.
+beside_each_other() { # GROUP...
+    local failed=0 group pid
+    declare -A running
+    say "beside each other: the harness, the real kubeadm, nested nodes: $*"
+    for group in harness kubeadm "$@"; do
+        run_group "$group" >"$work/$group" 2>&1 &
+        running[$!]=$group
+    done
+    while [ ${#running[@]} -gt 0 ]; do
+        if wait -n -p pid "${!running[@]}"; then
+            say "${running[$pid]}, $SECONDS s from the start"
+        else
+            failed=1
+            say "FAILED: ${running[$pid]}, $SECONDS s from the start"
+        fi
+        cat "$work/${running[$pid]}"
+        unset "running[$pid]"
+    done
     return "$failed"
 }
 
-nodes_but() { # MODULE...
-    local skip=() module
-    for module; do skip+=(--skip "$module::"); done
-    cargo test --workspace --features "$features" --test nodes -- "${filter[@]}" "${skip[@]}"
+# Limits of the machine, and what a rootful kubelet sets: u7s raises and takes back what is too low, which of nodes on
+# one machine only one at a time may do. So it is done beforehand.
+raise_limits() {
+    local pair file former
+    for pair in fs/inotify/max_user_instances=8192 fs/inotify/max_user_watches=524288 kernel/keys/maxkeys=10000 \
+        kernel/keys/maxbytes=2500000 kernel/panic=10 kernel/panic_on_oops=1 vm/overcommit_memory=1; do
+        file=/proc/sys/${pair%=*}
+        former=$(<"$file")
+        [ "$former" -lt "${pair#*=}" ] || continue
+        printf '%s %s\n' "$file" "$former" >>"$work/limits"
+        printf '%s\n' "${pair#*=}" >"$file"
+    done
+}
+
+restore_limits() {
+    local file former
+    [ -f "$work/limits" ] || return 0
+    while read -r file former; do printf '%s\n' "$former" >"$file"; done <"$work/limits"
+}
+
+run_group() {
+    case $1 in
+    harness) built tests/harness machine ;;
+    # The same command lines and documents to the kit's kubeadm and to ours.
+    kubeadm) built crates/plan kubeadm kubeadm && built crates/shim u7s_shim kubeadm ;;
+    *) U7S_NODES=$1 built . nodes ;;
+    esac
 }

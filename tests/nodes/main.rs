@@ -24,9 +24,12 @@ mod rootful;
 mod services;
 mod strangers;
 mod traffic;
+mod upgrade;
 mod world;
 
+use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -35,44 +38,79 @@ use crate::world::{Check, World};
 /// A test by its name.
 pub(crate) type Listed = (&'static str, fn(&World) -> Check);
 
-fn main() {
+/// Modules whose tests run one after the other, in this order.
+struct Group {
+    name: &'static str,
+    modules: &'static [&'static [Listed]],
+}
+
+/// Every module is in one of them, or the compiler tells of tests that nobody uses.
+///
+/// scripts/nodes.sh runs the first one alone: times of a quiet machine are to be seen there, and limits of the machine
+/// that u7s raises and puts back. The others run beside each other: they mostly wait.
+const GROUPS: [Group; 7] = [
+    Group {
+        name: "quiet",
+        modules: &[
+            init::TESTS,
+            services::TESTS,
+            posture::TESTS,
+            faults::TESTS,
+            reset::TESTS,
+            resume::TESTS,
+            machine::TESTS,
+        ],
+    },
+    Group { name: "pair", modules: &[refusals::TESTS, join::TESTS, traffic::TESTS, outside::TESTS] },
+    Group { name: "strangers", modules: &[strangers::TESTS] },
+    Group { name: "commands", modules: &[flannel::TESTS, commands::TESTS] },
+    Group { name: "mixed", modules: &[firewall::TESTS, rootful::TESTS, mixed::TESTS] },
+    Group { name: "ha", modules: &[ha::TESTS] },
+    Group { name: LONG, modules: &[upgrade::TESTS] },
+];
+
+/// Left out unless `U7S_LONG` is set: takes minutes, and the kit's second release of Kubernetes.
+const LONG: &str = "long";
+
+/// `U7S_NODES=NAME` runs one group, `U7S_NODES=names` tells their names; without, all run.
+fn main() -> ExitCode {
+    let wanted = std::env::var("U7S_NODES").unwrap_or_default();
+    if wanted == "names" {
+        GROUPS.iter().for_each(|group| world::say(group.name));
+        return ExitCode::SUCCESS;
+    }
+    let groups: Vec<&Group> =
+        GROUPS.iter().filter(|group| wanted.is_empty() || group.name == wanted).collect();
+    if groups.is_empty() {
+        world::say(format!("U7S_NODES is {wanted}, but there is no such group of tests"));
+        return ExitCode::FAILURE;
+    }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let world = Arc::new(World::default());
-    let lists = [
-        refusals::TESTS,
-        init::TESTS,
-        services::TESTS,
-        flannel::TESTS,
-        posture::TESTS,
-        commands::TESTS,
-        faults::TESTS,
-        reset::TESTS,
-        resume::TESTS,
-        machine::TESTS,
-        firewall::TESTS,
-        rootful::TESTS,
-        join::TESTS,
-        traffic::TESTS,
-        outside::TESTS,
-        strangers::TESTS,
-        mixed::TESTS,
-        ha::TESTS,
-    ];
-    let trials = lists.into_iter().flatten().map(|(name, test)| {
-        let world = Arc::clone(&world);
+    let trials = groups.into_iter().flat_map(|group| trials(group, &world)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Nodes and namespaces go now.
+    drop(world);
+    conclusion.exit_code()
+}
+
+fn trials(group: &Group, world: &Arc<World>) -> Vec<Trial> {
+    let left_out = group.name == LONG && std::env::var("U7S_LONG").unwrap_or_default().is_empty();
+    let trial = |(name, test): &Listed| {
+        let (world, test) = (Arc::clone(world), *test);
         Trial::test(*name, move || {
             world::new_notes();
-            test(&world).map_err(|error| {
+            let began = Instant::now();
+            let result = test(&world).map_err(|error| {
                 // The runner's own list comes at the very end.
                 world::note(format!("failed: {error}"));
                 error.to_string().into()
-            })
+            });
+            world::note(format!("{:.1} s", began.elapsed().as_secs_f64()));
+            result
         })
-    });
-    let trials: Vec<Trial> = trials.collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    // Nodes and namespaces go now: exit runs no destructor.
-    drop(world);
-    conclusion.exit();
+        .with_ignored_flag(left_out)
+    };
+    group.modules.iter().copied().flatten().map(trial).collect()
 }

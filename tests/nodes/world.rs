@@ -12,6 +12,7 @@ use crate::cluster::Cluster;
 use crate::firewall::Walled;
 use crate::ha::Trio;
 use crate::pair::Pair;
+use crate::upgrade::Upgraded;
 
 /// What a test gives.
 pub(crate) type Check = Result<(), Box<dyn Error>>;
@@ -32,6 +33,7 @@ pub(crate) struct World {
     stranger: Mutex<Slot<Bare>>,
     trio: Mutex<Slot<Trio>>,
     walled: Mutex<Slot<Walled>>,
+    upgraded: Mutex<Slot<Upgraded>>,
 }
 
 /// Something that is made once; a failure to make it is told to every test that needs it.
@@ -118,6 +120,14 @@ impl World {
         hold(&self.trio, || Trio::new(&*self.lan()?))
     }
 
+    /// Two nodes of a cluster that was upgraded; the machines of the tests before go.
+    pub(crate) fn upgraded(&self) -> Result<Held<'_, Upgraded>, Box<dyn Error>> {
+        self.retire();
+        self.part();
+        *self.trio.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
+        hold(&self.upgraded, || Upgraded::new(&*self.lan()?))
+    }
+
     fn part(&self) {
         *self.stranger.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.pair.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
@@ -136,6 +146,7 @@ impl Drop for World {
         self.retire();
         self.part();
         *self.trio.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
+        *self.upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.lan.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
@@ -175,6 +186,12 @@ static FIRST: AtomicBool = AtomicBool::new(true);
 /// A test begins.
 pub(crate) fn new_notes() {
     FIRST.store(true, Ordering::Relaxed);
+}
+
+/// Prints a line that is no test's.
+#[expect(clippy::print_stdout, reason = "names for scripts/nodes.sh")]
+pub(crate) fn say(text: impl AsRef<str>) {
+    println!("{}", text.as_ref());
 }
 
 /// Prints a figure or a text that a test saw, below the test's name.

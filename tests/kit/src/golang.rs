@@ -13,6 +13,9 @@ use crate::{Error, debian, hash};
 /// The version that kubeadm and the images' names carry.
 pub(crate) const KUBERNETES: &str = "v1.34.4";
 
+/// The patch release before it, which clusters are upgraded from.
+pub(crate) const EARLIER: &str = "v1.34.3";
+
 /// The version of flannel that its image's name carries.
 pub(crate) const FLANNEL: &str = "v0.26.7";
 
@@ -20,9 +23,17 @@ pub(crate) const FLANNEL: &str = "v0.26.7";
 const LIMIT: Duration = Duration::from_secs(45 * 60);
 
 /// Without these kubeadm reports v0.0.0 and asks for images of that name.
-const KUBERNETES_LDFLAGS: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.34.4 \
-    -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=34 \
-    -X k8s.io/component-base/version.gitTreeState=clean -X k8s.io/component-base/version.gitCommit=0000000";
+macro_rules! kubernetes_ldflags {
+    ($version:literal) => {
+        concat!(
+            "-s -w -X k8s.io/component-base/version.gitVersion=",
+            $version,
+            " -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=34",
+            " -X k8s.io/component-base/version.gitTreeState=clean",
+            " -X k8s.io/component-base/version.gitCommit=0000000"
+        )
+    };
+}
 
 /// Static, as in upstream's image.
 const FLANNEL_LDFLAGS: &str = "-s -w -X github.com/flannel-io/flannel/pkg/version.Version=v0.26.7 \
@@ -68,7 +79,10 @@ const PLAIN: Recipe = Recipe {
 /// All recipes, the longest first.
 pub(crate) fn recipes() -> [Recipe; 6] {
     [
-        module!("k8s", Recipe { ldflags: KUBERNETES_LDFLAGS, packages: KUBERNETES_PACKAGES, ..PLAIN }),
+        module!(
+            "k8s",
+            Recipe { ldflags: kubernetes_ldflags!("v1.34.4"), packages: KUBERNETES_PACKAGES, ..PLAIN }
+        ),
         module!(
             "crio",
             Recipe {
@@ -100,6 +114,12 @@ pub(crate) fn recipes() -> [Recipe; 6] {
         ),
         module!("cni", Recipe { packages: CNI_PACKAGES, ..PLAIN }),
     ]
+}
+
+/// Kubernetes of [`EARLIER`], in place of the first of [`recipes`].
+pub(crate) fn earlier() -> Recipe {
+    let ldflags = kubernetes_ldflags!("v1.34.3");
+    module!("k8s-earlier", Recipe { ldflags, packages: KUBERNETES_PACKAGES, ..PLAIN })
 }
 
 /// The version of a module in the first recipe that pins it.
@@ -264,7 +284,7 @@ mod tests {
 
     #[test]
     fn every_package_is_a_tool_of_its_module() {
-        for recipe in recipes().into_iter().chain([rootlesskit()]) {
+        for recipe in recipes().into_iter().chain([rootlesskit(), earlier()]) {
             for package in recipe.packages {
                 let path = package.split_once('=').map_or(*package, |(_, path)| path);
                 assert!(recipe.go_mod.contains(path), "{} lacks {path}", recipe.name);
@@ -290,7 +310,9 @@ mod tests {
     #[test]
     fn the_kubernetes_version_is_the_pinned_one() {
         let [k8s, ..] = recipes();
-        assert!(k8s.go_mod.contains(&format!("k8s.io/kubernetes {KUBERNETES}")));
-        assert!(k8s.ldflags.contains(KUBERNETES));
+        for (recipe, version) in [(k8s, KUBERNETES), (earlier(), EARLIER)] {
+            assert!(recipe.go_mod.contains(&format!("k8s.io/kubernetes {version}")));
+            assert!(recipe.ldflags.contains(&format!("gitVersion={version} ")));
+        }
     }
 }

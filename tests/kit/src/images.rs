@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::golang::{FLANNEL, KUBERNETES};
+use crate::golang::FLANNEL;
 use crate::oci::{Entry, Files, Layout};
 use crate::run::answer;
 use crate::store::{Job, Store};
@@ -28,30 +28,32 @@ const TEST_PROGRAMS: &[&str] =
 
 /// Gives the layout's directory and the names in it, after it was written if the cache did not have it.
 ///
-/// `keys` are those of the parts that go in.
+/// `name` is the entry's in the cache, `keys` are those of the parts that go in.
 pub(crate) fn ensure(
     store: &Store<'_>,
+    name: &str,
     keys: &[String],
-    binaries: &BTreeMap<String, PathBuf>,
-    tree: &Path,
+    contents: &Contents<'_>,
 ) -> Result<(PathBuf, Vec<String>), Error> {
     let parts = keys.join(" ");
     let inputs = [REVISION.as_bytes(), PAUSE.as_bytes(), parts.as_bytes()];
-    let entry = store.entry("images", &inputs, |job| build(job, &Contents { binaries, tree }))?;
+    let entry = store.entry(name, &inputs, |job| build(job, contents))?;
     let names = entry.join("NAMES");
     let text = fs::read_to_string(&names).map_err(Error::file("reading", names))?;
     Ok((entry.join("layout"), text.lines().map(String::from).collect()))
 }
 
 /// Where the files of images come from.
-struct Contents<'a> {
-    binaries: &'a BTreeMap<String, PathBuf>,
-    tree: &'a Path,
+pub(crate) struct Contents<'a> {
+    /// The version of Kubernetes among them.
+    pub(crate) kubernetes: &'a str,
+    pub(crate) binaries: &'a BTreeMap<String, PathBuf>,
+    pub(crate) tree: &'a Path,
 }
 
 fn build(job: &Job<'_>, contents: &Contents<'_>) -> Result<(), Error> {
     let pause = build_pause(job)?;
-    let mut names = wanted(contents.binary("kubeadm")?)?;
+    let mut names = wanted(contents.binary("kubeadm")?, contents.kubernetes)?;
     let mut layout = Layout::create(&job.dir.join("layout"))?;
     for name in &names {
         job.log.say(&format!("kit: write image {name}"));
@@ -69,9 +71,9 @@ fn build(job: &Job<'_>, contents: &Contents<'_>) -> Result<(), Error> {
 }
 
 /// The names that this kubeadm will ask for; with a version given it asks no server.
-fn wanted(kubeadm: &Path) -> Result<Vec<String>, Error> {
+fn wanted(kubeadm: &Path, version: &str) -> Result<Vec<String>, Error> {
     let mut command = Command::new(kubeadm);
-    let list = answer(command.args(["config", "images", "list", "--kubernetes-version", KUBERNETES]))?;
+    let list = answer(command.args(["config", "images", "list", "--kubernetes-version", version]))?;
     Ok(list.lines().map(String::from).collect())
 }
 

@@ -34,6 +34,9 @@ pub type Say<'a> = &'a dyn Fn(&str);
 /// The version of Kubernetes that the recipes build.
 pub const KUBERNETES: &str = golang::KUBERNETES;
 
+/// The patch release before it.
+pub const EARLIER: &str = golang::EARLIER;
+
 /// The version of a Go module that the recipes pin: "v1.34.0".
 #[must_use]
 pub fn version_of(module: &str) -> Option<&'static str> {
@@ -62,13 +65,31 @@ pub struct Kit {
 /// # Errors
 /// A missing ability (no root, no Go), or the step that failed with the log file that tells why.
 pub fn ensure(say: Say<'_>) -> Result<Kit, Error> {
+    assemble(say, golang::recipes(), "images", KUBERNETES)
+}
+
+/// The same kit with Kubernetes of [`EARLIER`], for tests that upgrade it. A cold cache takes about 10 minutes more.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_earlier(say: Say<'_>) -> Result<Kit, Error> {
+    let [_, others @ ..] = golang::recipes();
+    assemble(say, std::iter::once(golang::earlier()).chain(others), "images-earlier", EARLIER)
+}
+
+fn assemble(
+    say: Say<'_>,
+    recipes: impl IntoIterator<Item = golang::Recipe>,
+    images: &str,
+    kubernetes: &str,
+) -> Result<Kit, Error> {
     let store = Store::open(say)?;
     let tree = tree::ensure(&store)?;
     let mut binaries = BTreeMap::new();
     let mut sha256 = BTreeMap::new();
     let mut keys = vec![store::key_of(&tree)];
     let mut cni = PathBuf::new();
-    for recipe in golang::recipes() {
+    for recipe in recipes {
         let dir = golang::ensure(&store, &recipe)?;
         keys.push(store::key_of(&dir));
         if recipe.name == "cni" {
@@ -80,7 +101,8 @@ pub fn ensure(say: Say<'_>) -> Result<Kit, Error> {
             sha256.insert(name, sum);
         }
     }
-    let (layout, images) = images::ensure(&store, &keys, &binaries, &tree)?;
+    let contents = images::Contents { kubernetes, binaries: &binaries, tree: &tree };
+    let (layout, images) = images::ensure(&store, images, &keys, &contents)?;
     Ok(Kit { binaries, sha256, cni, layout, images, tree })
 }
 

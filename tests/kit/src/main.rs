@@ -6,6 +6,7 @@ const HELP: &str = "\
 u7s-kit: real Kubernetes to test with, built once and kept in the cache
 
 usage: u7s-kit            build what the cache lacks, then list the parts
+       u7s-kit --earlier  the same with the patch release before, which tests of upgrades begin with
        u7s-kit --help
 
 The cache is $XDG_CACHE_HOME/u7s/kit (by default ~/.cache/u7s/kit); remove it to build everything again.
@@ -25,7 +26,8 @@ fn result(text: &str) {
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
-        None => build(),
+        None => build(u7s_kit::ensure(&progress)),
+        Some("--earlier") => build(u7s_kit::ensure_earlier(&progress)),
         Some("--help" | "-h") => {
             result(HELP);
             ExitCode::SUCCESS
@@ -37,8 +39,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn build() -> ExitCode {
-    match u7s_kit::ensure(&progress) {
+fn build(kit: Result<u7s_kit::Kit, u7s_kit::Error>) -> ExitCode {
+    match kit {
         Ok(kit) => {
             result(&list(&kit));
             ExitCode::SUCCESS
