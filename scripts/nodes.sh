@@ -11,30 +11,38 @@ nested_nodes() {
     # Told before the long part begins.
     need_lints
     raise_limits
-    beside_each_other "${groups[@]:1}" || failed=1
+    beside_each_other "${groups[@]:1}" kubeadm harness || failed=1
     return "$failed"
 }
 
-# They mostly wait, and do so at the same time. What each says is shown when it has ended.
+# They mostly wait, and do so at the same time, two for each processor. What each says is shown when it has ended.
 beside_each_other() { # GROUP...
-    local failed=0 group pid
-    declare -A running
-    say "beside each other: the harness, the real kubeadm, nested nodes: $*"
-    for group in harness kubeadm "$@"; do
+    local failed=0 group
+    declare -A running=()
+    say "beside each other: $*"
+    for group; do
+        [ ${#running[@]} -lt $((2 * $(nproc))) ] || await_one || failed=1
         run_group "$group" >"$work/$group" 2>&1 &
         running[$!]=$group
     done
-    while [ ${#running[@]} -gt 0 ]; do
-        if wait -n -p pid "${!running[@]}"; then
-            say "${running[$pid]}, $SECONDS s from the start"
-        else
-            failed=1
-            say "FAILED: ${running[$pid]}, $SECONDS s from the start"
-        fi
-        cat "$work/${running[$pid]}"
-        unset "running[$pid]"
-    done
+    while [ ${#running[@]} -gt 0 ]; do await_one || failed=1; done
     return "$failed"
+}
+
+# Waits for one of those in `running`, and shows what it said.
+await_one() {
+    local pid status=0
+    wait -n -p pid "${!running[@]}" || status=$?
+    group_ended "${running[$pid]}" "$status"
+    unset "running[$pid]"
+    [ "$status" -eq 0 ]
+}
+
+group_ended() { # GROUP STATUS
+    local how=ended
+    [ "$2" -eq 0 ] || how=FAILED
+    say "$1 $how $SECONDS s after the start"
+    cat "$work/$1"
 }
 
 # Limits of the machine, and what a rootful kubelet sets: u7s raises and takes back what is too low, which of nodes on

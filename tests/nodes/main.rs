@@ -47,8 +47,8 @@ struct Group {
 /// Every module is in one of them, or the compiler tells of tests that nobody uses.
 ///
 /// scripts/nodes.sh runs the first one alone: times of a quiet machine are to be seen there, and limits of the machine
-/// that u7s raises and puts back. The others run beside each other: they mostly wait.
-const GROUPS: [Group; 7] = [
+/// that u7s raises and puts back. The others run beside each other, since they mostly wait; the longest begin.
+const GROUPS: [Group; 10] = [
     Group {
         name: "quiet",
         modules: &[
@@ -61,11 +61,14 @@ const GROUPS: [Group; 7] = [
             machine::TESTS,
         ],
     },
-    Group { name: "pair", modules: &[refusals::TESTS, join::TESTS, traffic::TESTS, outside::TESTS] },
     Group { name: "strangers", modules: &[strangers::TESTS] },
-    Group { name: "commands", modules: &[flannel::TESTS, commands::TESTS] },
-    Group { name: "mixed", modules: &[firewall::TESTS, rootful::TESTS, mixed::TESTS] },
     Group { name: "ha", modules: &[ha::TESTS] },
+    Group { name: "pair", modules: &[join::TESTS, traffic::TESTS, outside::TESTS] },
+    Group { name: "mixed", modules: &[mixed::TESTS] },
+    Group { name: "commands", modules: &[commands::TESTS] },
+    Group { name: "flannel", modules: &[flannel::TESTS] },
+    Group { name: "firewall", modules: &[firewall::TESTS, rootful::TESTS] },
+    Group { name: "refusals", modules: &[refusals::TESTS] },
     Group { name: LONG, modules: &[upgrade::TESTS] },
 ];
 
