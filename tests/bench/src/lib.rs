@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod node;
 mod numbers;
 mod origin;
 mod page;
@@ -28,7 +29,7 @@ pub use store::Kept;
 type Measure = fn(&Settings) -> Result<Section, Error>;
 
 /// All sections in the order of the page: name on the command line, what measures it.
-const SECTIONS: &[(&str, Measure)] = &[];
+const SECTIONS: &[(&str, Measure)] = &[("node", node::run)];
 
 /// The names that `--only` takes.
 #[must_use]
