@@ -196,12 +196,16 @@ fn traces(facts: &Facts, request: &request::Init, documents: &[Value]) -> Ignore
     if !facts.cluster.begun || facts.cluster.finished {
         return Ignored::default();
     }
-    let manifests = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd"]
-        .map(|name| format!("FileAvailable--etc-kubernetes-manifests-{name}.yaml"));
     let data = field(documents, "ClusterConfiguration", &["etcd", "local", "dataDir"]);
     let data = data.and_then(Value::as_str).unwrap_or("/var/lib/etcd").replace('/', "-");
     let ports = used_ports(request, documents, ("InitConfiguration", &["localAPIEndpoint"]));
-    Ignored::new(manifests.into_iter().chain(ports).chain([format!("DirAvailable-{data}")]))
+    Ignored::new(manifests().into_iter().chain(ports).chain([format!("DirAvailable-{data}")]))
+}
+
+/// kubeadm's checks of the static pods' manifests.
+fn manifests() -> [String; 4] {
+    ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd"]
+        .map(|name| format!("FileAvailable--etc-kubernetes-manifests-{name}.yaml"))
 }
 
 /// kubeadm's checks of the ports that the earlier run's processes hold; `endpoint` is kind and path of the local API endpoint.

@@ -140,6 +140,8 @@ fn a_join_that_was_killed_is_completed() {
     let (config, argv, _) = run(&planned(&request(&plain()), Docs::default(), &facts));
     let ignored = config["nodeRegistration"]["ignorePreflightErrors"].to_string();
     assert!(ignored.contains("fileavailable--etc-kubernetes-pki-ca.crt"), "{ignored}");
+    // Of a control plane that was killed once its etcd was announced.
+    assert!(ignored.contains("fileavailable--etc-kubernetes-manifests-etcd.yaml"), "{ignored}");
     assert!(!argv.iter().any(|word| word.contains("kubelet-start")), "{argv:?}");
     facts.cluster.kubelet_conf = true;
     let (_, argv, _) = run(&planned(&request(&plain()), Docs::default(), &facts));

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Docs, Outcome, node_facts, node_ip, outcome, used_ports};
+use super::{Docs, Outcome, manifests, node_facts, node_ip, outcome, used_ports};
 use crate::config::Config;
 use crate::facts::Facts;
 use crate::kubeadm::{self, Input, NodeFacts};
@@ -47,7 +47,9 @@ fn interrupted(facts: &Facts) -> bool {
 
 /// What kubeadm's own preflight inside would take for another cluster: the traces of a run of ours that was killed.
 ///
-/// Source: kubernetes 1.34.4, cmd/kubeadm/app/preflight/checks.go, `JoinNodeChecks`.
+/// A control plane is checked as by init, too.
+///
+/// Source: kubernetes 1.34.4, cmd/kubeadm/app/preflight/checks.go, `RunInitNodeChecks`, `RunJoinNodeChecks`.
 fn traces(facts: &Facts, given: &request::Init, documents: &[Value]) -> Ignored {
     if !interrupted(facts) {
         return Ignored::default();
@@ -57,5 +59,5 @@ fn traces(facts: &Facts, given: &request::Init, documents: &[Value]) -> Ignored 
     let directories =
         ["etc-kubernetes-manifests", "var-lib-etcd"].map(|name| format!("DirAvailable--{name}"));
     let ports = used_ports(given, documents, ENDPOINT);
-    Ignored::new(files.into_iter().chain(directories).chain(ports))
+    Ignored::new(files.into_iter().chain(manifests()).chain(directories).chain(ports))
 }
