@@ -9,7 +9,7 @@ use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockTy
 use crate::Error;
 
 /// How many descriptors one packet carries at most.
-pub const MAX_DESCRIPTORS: usize = 4;
+pub const MAX_DESCRIPTORS: usize = 16;
 
 /// Makes both ends, close-on-exec.
 ///

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod forwarder;
 mod node;
 mod numbers;
 mod origin;
@@ -29,7 +30,7 @@ pub use store::Kept;
 type Measure = fn(&Settings) -> Result<Section, Error>;
 
 /// All sections in the order of the page: name on the command line, what measures it.
-const SECTIONS: &[(&str, Measure)] = &[("node", node::run)];
+const SECTIONS: &[(&str, Measure)] = &[("forwarder", forwarder::run), ("node", node::run)];
 
 /// The names that `--only` takes.
 #[must_use]

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -27,7 +28,7 @@ use crate::Error;
 /// Accepts on all listeners and passes each connection, and each socket for datagrams, to the attached inner half.
 ///
 /// Without an inner half, or without its credit, nothing is accepted: clients wait in the kernel's queue.
-/// It holds at most one accepted connection, which outlives the death of an inner half.
+/// It holds at most one packet of accepted connections, which outlive the death of an inner half.
 #[derive(Debug)]
 pub struct Acceptor {
     ports: Ports,
@@ -83,7 +84,7 @@ impl Acceptor {
         Connections { open: account.open.into(), limit: account.capacity.into() }
     }
 
-    /// Serves for ever. Dropping the future loses at most the connection that waits for an inner half.
+    /// Serves for ever. Dropping the future loses at most the connections that wait for an inner half.
     pub async fn run(&self) -> Infallible {
         let mut links = self.links.subscribe();
         let mut desk = Desk::default();
@@ -104,19 +105,25 @@ impl Acceptor {
     /// Serves one inner half until it is gone.
     async fn serve(&self, link: &Link, desk: &mut Desk) -> Error {
         loop {
-            let may_accept = desk.pending.is_none() && desk.paused_until.is_none() && self.has_credit();
+            let credit = self.credit();
+            let may_accept = desk.pending.is_empty() && desk.paused_until.is_none() && credit > 0;
+            let handed = &desk.pending[..desk.pending.len().min(credit)];
             let failed = tokio::select! {
                 biased;
                 report = link.receive() => report.and_then(|report| self.book(report)),
                 told = self.tell(link) => told,
-                sent = link.send(desk.pending.as_ref()), if desk.pending.is_some() => {
-                    sent.map(|()| { desk.pending = None; self.spend(); })
+                sent = link.send(handed), if !handed.is_empty() => {
+                    let count = handed.len();
+                    sent.map(|()| { desk.pending.drain(..count); self.spend(count); })
                 }
                 () = sleep_until(desk.paused_until), if desk.paused_until.is_some() => {
                     desk.paused_until = None;
                     Ok(())
                 }
-                accepted = self.accept(&mut desk.first), if may_accept => { desk.take(accepted); Ok(()) }
+                accepted = self.accept(&mut desk.first, credit.min(Order::MOST)), if may_accept => {
+                    accepted.into_iter().for_each(|accepted| desk.take(accepted));
+                    Ok(())
+                }
             };
             if let Err(error) = failed {
                 return error;
@@ -124,15 +131,25 @@ impl Acceptor {
         }
     }
 
-    /// The next connection of any listener; the one after the last that had one is asked first.
-    async fn accept(&self, first: &mut usize) -> Accepted {
+    /// The next connections of any listeners, at most `most`; the one after the last that had one is asked first.
+    async fn accept(&self, first: &mut usize, most: usize) -> Vec<Accepted> {
         let mut changed = pin!(self.ports.changed());
         poll_fn(|context| {
             // Listeners that came meanwhile have to be asked, too, so that they wake this task.
             while changed.as_mut().poll(context).is_ready() {
                 changed.set(self.ports.changed());
             }
-            self.ports.poll_accept(first, context)
+            let mut taken = Vec::new();
+            while taken.len() < most
+                && let Poll::Ready(accepted) = self.ports.poll_accept(first, context)
+            {
+                let last = accepted.1.is_err();
+                taken.push(accepted);
+                if last {
+                    break;
+                }
+            }
+            if taken.is_empty() { Poll::Pending } else { Poll::Ready(taken) }
         })
         .await
     }
@@ -147,14 +164,15 @@ impl Acceptor {
         link.send_by(|channel| self.ports.tell_one(channel)).await
     }
 
-    fn has_credit(&self) -> bool {
+    /// How many connections the inner half has room for.
+    fn credit(&self) -> usize {
         let account = self.account();
-        account.open < account.capacity
+        usize::try_from(account.capacity.saturating_sub(account.open)).unwrap_or(usize::MAX)
     }
 
-    fn spend(&self) {
+    fn spend(&self, count: usize) {
         let mut account = self.account();
-        account.open += 1;
+        account.open = account.open.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
         if account.open >= account.capacity && !account.said_full {
             account.said_full = true;
             tracing::warn!(limit = account.capacity, "the port forwarder is full, new connections wait");
@@ -215,8 +233,8 @@ struct Account {
 /// What survives a change of the inner half.
 #[derive(Debug, Default)]
 struct Desk {
-    /// Accepted and not yet handed over.
-    pending: Option<(TcpStream, Opening)>,
+    /// Accepted and not yet handed over; at most a packet.
+    pending: Vec<(TcpStream, Opening)>,
     /// Set while accepting pauses for lack of descriptors or memory.
     paused_until: Option<Instant>,
     /// How long the last pause was; zero when the last accept succeeded.
@@ -227,17 +245,18 @@ struct Desk {
 }
 
 impl Desk {
-    fn take(&mut self, (port, accepted): Accepted) {
+    fn take(&mut self, (forward, accepted): Accepted) {
+        let port = forward.port;
         match accepted {
             Ok((client, SocketAddr::V4(peer))) => {
                 if std::mem::take(&mut self.pause) > Duration::ZERO {
                     tracing::info!("connections are accepted again");
                 }
-                let from_host = match client.local_addr().map(|address| address.ip()) {
-                    Ok(IpAddr::V4(local)) => self.host.contain(*peer.ip(), local),
-                    _ => false,
+                let from_host = match local_address(&forward, &client) {
+                    Some(local) => self.host.contain(*peer.ip(), local),
+                    None => false,
                 };
-                self.pending = Some((client, Opening { port, peer, from_host }));
+                self.pending.push((client, Opening { port, peer, from_host }));
             }
             // An IPv4 listener has no other peers.
             Ok((_, SocketAddr::V6(_))) => {}
@@ -262,6 +281,17 @@ impl Desk {
         }
         self.pause = (self.pause * 2).clamp(FIRST, LONGEST);
         self.paused_until = Some(Instant::now() + self.pause);
+    }
+}
+
+/// The address that the client came to; the listener's own tells it without asking the kernel.
+fn local_address(forward: &Forward, client: &TcpStream) -> Option<Ipv4Addr> {
+    if !forward.address.is_unspecified() {
+        return Some(forward.address);
+    }
+    match client.local_addr().ok()?.ip() {
+        IpAddr::V4(local) => Some(local),
+        IpAddr::V6(_) => None,
     }
 }
 
@@ -314,14 +344,15 @@ impl Link {
         }
     }
 
-    /// Hands a connection over; without one it never ends.
+    /// Hands connections over in one packet.
     ///
     /// # Errors
-    /// The inner half is gone: the connection is still the caller's.
-    async fn send(&self, pending: Option<&(TcpStream, Opening)>) -> Result<(), Error> {
-        let Some((client, opening)) = pending else { return std::future::pending().await };
-        let order = Order::Connect(*opening).encode();
-        self.send_by(|channel| channel::send(channel, &order, &[client.as_fd()])).await
+    /// The inner half is gone: the connections are still the caller's.
+    async fn send(&self, pending: &[(TcpStream, Opening)]) -> Result<(), Error> {
+        let orders: Vec<u8> =
+            pending.iter().flat_map(|(_, opening)| Order::Connect(*opening).encode()).collect();
+        let clients: Vec<BorrowedFd<'_>> = pending.iter().map(|(client, _)| client.as_fd()).collect();
+        self.send_by(|channel| channel::send(channel, &orders, &clients)).await
     }
 
     /// Calls `send` until it has sent a packet; nothing is sent when the future is dropped before.

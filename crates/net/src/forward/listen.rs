@@ -1,7 +1,7 @@
 //! Sockets of the host: bound before the namespace exists and before a runtime runs, or later, on demand.
 
 use std::net::{SocketAddrV4, TcpListener, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -106,7 +106,10 @@ fn bound(forward: &Forward) -> Result<OwnedFd, Errno> {
     let socket = socket(AddressFamily::Inet, kind, flags, None)?;
     match forward.protocol {
         // Connections of a former run in TIME_WAIT do not keep the port.
-        Protocol::Tcp => setsockopt(&socket, sockopt::ReuseAddr, &true)?,
+        Protocol::Tcp => {
+            setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+            tune(&socket)?;
+        }
         Protocol::Udp => {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
             setsockopt(&socket, sockopt::RcvBuf, &DATAGRAMS)?;
@@ -115,6 +118,20 @@ fn bound(forward: &Forward) -> Result<OwnedFd, Errno> {
     }
     bind_socket(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(forward.address, forward.port)))?;
     Ok(socket)
+}
+
+/// Sets what all sockets of connections have in common; what is accepted has it from its listener.
+///
+/// No Nagle: bytes are passed on as they come. Keepalive with Go's figures (15 s, 15 s, 9 probes), since the API server
+/// and the kubelet see only us, and their own probes tell nothing of the client any more.
+///
+/// Source: tcp(7), "Socket options"; net/ipv4/tcp_minisocks.c, `tcp_create_openreq_child`.
+pub(super) fn tune(socket: &impl AsFd) -> Result<(), Errno> {
+    setsockopt(socket, sockopt::TcpNoDelay, &true)?;
+    setsockopt(socket, sockopt::KeepAlive, &true)?;
+    setsockopt(socket, sockopt::TcpKeepIdle, &15)?;
+    setsockopt(socket, sockopt::TcpKeepInterval, &15)?;
+    setsockopt(socket, sockopt::TcpKeepCount, &9)
 }
 
 fn explain(forward: &Forward, errno: Errno) -> Error {

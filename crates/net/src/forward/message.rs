@@ -27,8 +27,11 @@ pub(super) struct Opening {
 }
 
 impl Order {
-    /// Length of the packet.
+    /// Length of one order.
     pub(super) const BYTES: usize = 10;
+
+    /// Most orders of a packet: each may bring a descriptor.
+    pub(super) const MOST: usize = u7s_sys::channel::MAX_DESCRIPTORS;
 
     pub(super) fn encode(self) -> [u8; Self::BYTES] {
         let (kind, address, port) = match self {
@@ -42,9 +45,20 @@ impl Order {
         [kind, a, b, c, d, high, low, port_high, port_low, 0]
     }
 
+    /// The orders of a packet; their descriptors come in the same order.
+    ///
     /// # Errors
     /// [`Error::Message`].
-    pub(super) fn decode(packet: &[u8]) -> Result<Self, Error> {
+    pub(super) fn decode_all(packet: &[u8]) -> Result<Vec<Self>, Error> {
+        if packet.is_empty() {
+            return Err(Error::Message { bytes: 0 });
+        }
+        packet.chunks(Self::BYTES).map(Self::decode).collect()
+    }
+
+    /// # Errors
+    /// [`Error::Message`].
+    fn decode(packet: &[u8]) -> Result<Self, Error> {
         let malformed = Error::Message { bytes: packet.len() };
         let &[kind, a, b, c, d, high, low, port_high, port_low, 0] = packet else { return Err(malformed) };
         let address = SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([high, low]));
@@ -103,9 +117,11 @@ mod tests {
     fn messages_survive_the_channel() {
         let peer = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 7), 40001);
         let connect = |from_host| Order::Connect(Opening { port: 6443, peer, from_host });
-        for order in [connect(false), connect(true), Order::Carry(peer), Order::Drop(peer)] {
-            assert_eq!(Order::decode(&order.encode()).unwrap(), order);
+        let orders = [connect(false), connect(true), Order::Carry(peer), Order::Drop(peer)];
+        for order in orders {
+            assert_eq!(Order::decode_all(&order.encode()).unwrap(), [order]);
         }
+        assert_eq!(Order::decode_all(&orders.map(Order::encode).concat()).unwrap(), orders);
         for report in [Report::Capacity(524_000), Report::Ended(3), Report::Dropped] {
             assert_eq!(Report::decode(&report.encode()).unwrap(), report);
         }
@@ -116,10 +132,15 @@ mod tests {
         for packet in [&[][..], &[3, 0, 0, 0, 0], &[2, 0, 0, 0, 1], &[0; 4], &[0; 6]] {
             assert!(Report::decode(packet).is_err(), "{packet:?}");
         }
-        for packet in
-            [&[0; 9][..], &[0; 11], &[4, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1]]
-        {
-            assert!(Order::decode(packet).is_err(), "{packet:?}");
+        for packet in [
+            &[][..],
+            &[0; 9],
+            &[0; 11],
+            &[0; 29],
+            &[4, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+        ] {
+            assert!(Order::decode_all(packet).is_err(), "{packet:?}");
         }
     }
 }

@@ -19,8 +19,8 @@ use super::listen::{self, Socket};
 use super::message::Order;
 use crate::Error;
 
-/// What came of an accept: the port and the connection with its peer.
-pub(super) type Accepted = (u16, io::Result<(TcpStream, SocketAddr)>);
+/// What came of an accept: the open port and the connection with its peer.
+pub(super) type Accepted = (Forward, io::Result<(TcpStream, SocketAddr)>);
 
 /// Open ports, and what the inner half has still to be told of them.
 #[derive(Debug)]
@@ -206,11 +206,11 @@ fn poll_accept(listener: &(Forward, AsyncFd<TcpListener>), context: &mut Context
     loop {
         let mut ready = match socket.poll_read_ready(context) {
             Poll::Ready(Ok(ready)) => ready,
-            Poll::Ready(Err(error)) => return Poll::Ready((forward.port, Err(error))),
+            Poll::Ready(Err(error)) => return Poll::Ready((*forward, Err(error))),
             Poll::Pending => return Poll::Pending,
         };
         if let Ok(accepted) = ready.try_io(|socket| socket.get_ref().accept()) {
-            return Poll::Ready((forward.port, accepted));
+            return Poll::Ready((*forward, accepted));
         }
     }
 }

@@ -68,6 +68,7 @@ impl Connection {
             Side::Server => (&mut self.down, &mut self.up),
         };
         from.readable |= readable;
+        from.over |= events.intersects(EpollFlags::EPOLLRDHUP | over);
         to.writable |= writable;
         self.dialling &= !(side == Side::Server && writable);
         Ok(())
@@ -81,8 +82,8 @@ impl Connection {
         if self.dialling {
             return Ok(Progress::Waits);
         }
-        let up = self.up.pump(&self.client, &self.server, pool)?;
-        let down = self.down.pump(&self.server, &self.client, pool)?;
+        let up = self.up.pump(&self.client, &self.server, pool, self.down.ended)?;
+        let down = self.down.pump(&self.server, &self.client, pool, self.up.ended)?;
         Ok(match (up, down) {
             (Progress::Ended, Progress::Ended) => Progress::Ended,
             (Progress::Runs, _) | (_, Progress::Runs) => Progress::Runs,

@@ -10,6 +10,7 @@ use nix::sys::socket::{
 
 use super::Settings;
 use crate::forward::STREAM_MARK;
+use crate::forward::listen::tune;
 use crate::forward::message::Opening;
 
 /// Begins a connection to the node's address; its end is told by epoll.
@@ -51,16 +52,4 @@ fn dial_from(opening: &Opening, settings: &Settings, port: u16) -> Result<TcpStr
     let stream = TcpStream::from(socket);
     tune(&stream)?;
     Ok(stream)
-}
-
-/// Sets what both sockets of a connection have in common.
-///
-/// No Nagle: bytes are passed on as they come. Keepalive with Go's figures (15 s, 15 s, 9 probes), since the API server
-/// and the kubelet see only us, and their own probes tell nothing of the client any more.
-pub(super) fn tune(stream: &TcpStream) -> Result<(), Errno> {
-    setsockopt(stream, sockopt::TcpNoDelay, &true)?;
-    setsockopt(stream, sockopt::KeepAlive, &true)?;
-    setsockopt(stream, sockopt::TcpKeepIdle, &15)?;
-    setsockopt(stream, sockopt::TcpKeepInterval, &15)?;
-    setsockopt(stream, sockopt::TcpKeepCount, &9)
 }

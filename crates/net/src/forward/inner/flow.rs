@@ -1,4 +1,7 @@
 //! One direction of a connection: source, pipe, sink.
+//!
+//! What is short is copied, which costs two system calls and none of a pipe's; what fills the buffer is the beginning of more, and is
+//! spliced until the source gives less again.
 
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
@@ -6,6 +9,7 @@ use std::os::fd::AsRawFd;
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::socket::{MsgFlags, recv, send};
+use nix::unistd::write;
 
 use super::pool::{Pipe, Pool};
 
@@ -14,6 +18,11 @@ const TURNS: usize = 8;
 
 /// More than any pipe takes at once, bytes.
 const CHUNK: usize = 1 << 20;
+
+/// What is copied instead of spliced, bytes: as much as a pipe takes that the kernel gave the least room to.
+///
+/// Source: fs/pipe.c, `PIPE_MIN_DEF_BUFFERS`: two pages.
+const SHORT: usize = 8192;
 
 /// Where a direction stands after its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +40,16 @@ pub(super) enum Progress {
 pub(super) struct Flow {
     /// The source may have data, an end or an error.
     pub(super) readable: bool,
+    /// The source has an end or an error, which no further event will tell.
+    pub(super) over: bool,
     /// The sink may take data.
     pub(super) writable: bool,
+    /// The last read was not short: more of the same is likely.
+    bulk: bool,
     pipe: Option<Pipe>,
     in_flight: usize,
-    ended: bool,
+    /// The end of the source was passed on.
+    pub(super) ended: bool,
 }
 
 /// What one step of a direction came to.
@@ -48,6 +62,8 @@ enum Step {
 impl Flow {
     /// Moves what can be moved now.
     ///
+    /// The end of the source is passed on, unless this is the `last` direction of a connection: closing the sink then says the same.
+    ///
     /// # Errors
     /// What either socket said: the connection is over.
     pub(super) fn pump(
@@ -55,6 +71,7 @@ impl Flow {
         source: &TcpStream,
         sink: &TcpStream,
         pool: &mut Pool,
+        last: bool,
     ) -> Result<Progress, Errno> {
         for _ in 0..TURNS {
             if self.ended {
@@ -70,8 +87,10 @@ impl Flow {
                 Step::Moved => {}
                 Step::Blocked => return Ok(Progress::Waits),
                 Step::End => {
-                    sink.shutdown(Shutdown::Write).map_err(|error| errno(&error))?;
                     self.ended = true;
+                    if !last {
+                        sink.shutdown(Shutdown::Write).map_err(|error| errno(&error))?;
+                    }
                 }
             }
         }
@@ -88,10 +107,14 @@ impl Flow {
     /// Source to pipe; without a pipe, source to sink.
     fn fill(&mut self, source: &TcpStream, sink: &TcpStream, pool: &mut Pool) -> Result<Step, Errno> {
         let Some(pipe) = pool.take() else { return self.copy(source, sink, &mut pool.scratch) };
+        if !self.bulk {
+            return self.fill_short(source, sink, pipe, pool);
+        }
         match splice(source, None, &pipe.write, None, CHUNK, SpliceFFlags::SPLICE_F_NONBLOCK) {
             Ok(bytes) if bytes > 0 => {
                 self.in_flight = bytes;
                 self.pipe = Some(pipe);
+                self.bulk = bytes > SHORT;
                 Ok(Step::Moved)
             }
             answer => {
@@ -99,6 +122,49 @@ impl Flow {
                 self.source_step(answer)
             }
         }
+    }
+
+    /// Source to sink by way of a buffer; the pipe keeps what the sink does not take.
+    fn fill_short(
+        &mut self,
+        source: &TcpStream,
+        sink: &TcpStream,
+        pipe: Pipe,
+        pool: &mut Pool,
+    ) -> Result<Step, Errno> {
+        let buffer = &mut pool.scratch[..SHORT];
+        let bytes = match recv(source.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(bytes) if bytes > 0 => bytes,
+            answer => {
+                pool.give_back(pipe);
+                return self.source_step(answer);
+            }
+        };
+        self.bulk = bytes == SHORT;
+        // The source is empty, and what comes now raises a new event; its end may have come before.
+        self.readable = self.bulk || self.over;
+        let quiet = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let sent = match send(sink.as_raw_fd(), &buffer[..bytes], quiet) {
+            Ok(sent) => sent,
+            Err(Errno::EAGAIN) => {
+                self.writable = false;
+                0
+            }
+            Err(Errno::EINTR) => 0,
+            Err(error) => {
+                pool.give_back(pipe);
+                return Err(error);
+            }
+        };
+        if sent == bytes {
+            pool.give_back(pipe);
+            return Ok(Step::Moved);
+        }
+        let kept = write(&pipe.write, &buffer[sent..bytes]);
+        self.in_flight = bytes - sent;
+        self.pipe = Some(pipe);
+        // It has room for this much, since it was empty.
+        if kept == Ok(self.in_flight) { Ok(Step::Moved) } else { Err(Errno::EPIPE) }
     }
 
     /// Pipe to sink; an emptied pipe goes back to the pool.
@@ -188,7 +254,7 @@ mod tests {
     /// Pumps without an event loop: both flags are raised before every turn.
     fn turn(flow: &mut Flow, source: &TcpStream, sink: &TcpStream, pool: &mut Pool) -> Progress {
         (flow.readable, flow.writable) = (true, true);
-        flow.pump(source, sink, pool).unwrap()
+        flow.pump(source, sink, pool, false).unwrap()
     }
 
     #[test]

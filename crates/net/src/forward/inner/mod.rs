@@ -5,6 +5,7 @@
 //! buffer, and a wake-up costs exactly the splices that it needs. An async runtime would add a task and two wakers per
 //! connection and hide the order in which directions are served.
 //!
+//! What is short goes from socket to socket by a buffer, the rest by a pipe (see [`flow`]).
 //! A direction takes a pipe out of the [`pool`] when its source is readable and gives it back when it is drained. A slow
 //! reader keeps its pipe, at most 64 KiB, and its source is not read meanwhile: TCP's own window does the rest. When slow
 //! readers hold all pipes, other directions copy through one shared buffer instead of waiting (see [`flow`]), so they

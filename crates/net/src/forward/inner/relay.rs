@@ -13,7 +13,7 @@ use u7s_sys::channel;
 use super::Settings;
 use super::connection::{Connection, Side, abort};
 use super::datagrams::Carrier;
-use super::dial::{dial, tune};
+use super::dial::dial;
 use super::flow::Progress;
 use super::pool::Pool;
 use super::slots::{Key, Slots};
@@ -25,6 +25,12 @@ const BATCH: usize = 256;
 
 /// How long to wait before something is tried again that the kernel refused for lack of room.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// How long the host half may wait to hear of connections that have ended; many are told at once.
+const TOLD: Duration = Duration::from_millis(20);
+
+/// That many ends are told without waiting.
+const MANY: u32 = 64;
 
 /// The epoll token of the channel; no connection has it, since lives have 31 bits and there are no 2^32 - 1 slots.
 const CHANNEL: u64 = u64::MAX;
@@ -45,8 +51,12 @@ pub(super) struct Relay {
     dialling: VecDeque<(Instant, Key)>,
     /// Connections for which the kernel had no descriptor or memory.
     waiting: VecDeque<(Opening, TcpStream)>,
+    /// Connections that can be carried at a time.
+    capacity: u32,
     /// Ends that the host half has not been told yet.
     ended: u32,
+    /// When the first of them will be told.
+    told_at: Option<Instant>,
     /// Who carries datagrams, if that is possible.
     carrier: Option<Arc<Carrier>>,
     /// Dropped sockets that the host half has not been told yet.
@@ -76,7 +86,9 @@ impl Relay {
             runnable: VecDeque::new(),
             dialling: VecDeque::new(),
             waiting: VecDeque::new(),
+            capacity: 0,
             ended: 0,
+            told_at: None,
             carrier,
             dropped: 0,
             said: BTreeSet::new(),
@@ -90,6 +102,7 @@ impl Relay {
     pub(super) fn run(mut self, capacity: u32) -> Result<(), Error> {
         channel::send(self.channel.as_fd(), &Report::Capacity(capacity).encode(), &[])
             .map_err(|source| Error::Channel { source })?;
+        self.capacity = capacity;
         let mut events = [EpollEvent::empty(); BATCH];
         while self.open || !self.connections.is_empty() || !self.waiting.is_empty() {
             let count = match self.epoll.wait(&mut events, self.timeout()) {
@@ -115,16 +128,17 @@ impl Relay {
         if !self.runnable.is_empty() {
             return EpollTimeout::ZERO;
         }
-        let retry = (!self.waiting.is_empty() || self.ended > 0 || self.dropped > 0).then_some(RETRY);
-        let dial = self.dialling.front().map(|(until, _)| until.saturating_duration_since(Instant::now()));
+        let retry = (!self.waiting.is_empty() || self.dropped > 0).then_some(RETRY);
+        let deadlines = self.dialling.front().map(|(until, _)| *until).into_iter().chain(self.told_at);
+        let deadline = deadlines.min().map(|until| until.saturating_duration_since(Instant::now()));
         // One millisecond more: the kernel rounds down, and a deadline that is not yet over would spin.
-        let wait = retry.into_iter().chain(dial).min().map(|wait| wait + Duration::from_millis(1));
+        let wait = retry.into_iter().chain(deadline).min().map(|wait| wait + Duration::from_millis(1));
         wait.map_or(EpollTimeout::NONE, |wait| EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::MAX))
     }
 
     /// Takes new connections from the channel.
     fn welcome(&mut self) -> Result<(), Error> {
-        let mut packet = [0; Order::BYTES];
+        let mut packet = [0; Order::BYTES * Order::MOST];
         for _ in 0..BATCH {
             let (bytes, descriptors) = match channel::receive(self.channel.as_fd(), &mut packet) {
                 Ok((0, _)) => return self.part(),
@@ -135,15 +149,23 @@ impl Relay {
                     _ => return Err(Error::Channel { source: error }),
                 },
             };
-            self.obey(Order::decode(&packet[..bytes])?, descriptors.into_iter().next());
+            let mut descriptors = descriptors.into_iter();
+            for order in Order::decode_all(&packet[..bytes])? {
+                self.obey(order, &mut descriptors);
+            }
+            if bytes < packet.len() {
+                // The host half had no more; if it has by now, epoll says so.
+                return Ok(());
+            }
         }
         Ok(())
     }
 
-    fn obey(&mut self, order: Order, descriptor: Option<OwnedFd>) {
+    fn obey(&mut self, order: Order, descriptors: &mut impl Iterator<Item = OwnedFd>) {
+        let descriptor = if matches!(order, Order::Drop(_)) { None } else { descriptors.next() };
         match (order, descriptor) {
             (Order::Connect(opening), Some(client)) => self.begin(opening, TcpStream::from(client)),
-            // It was closed on its way, because there was no room for it: one client is lost, not all of them.
+            // It was closed on its way, because there was no room for it: these clients are lost, not all of them.
             (Order::Connect(_), None) => {
                 self.say(Errno::ENFILE);
                 self.ended += 1;
@@ -200,7 +222,6 @@ impl Relay {
     fn watch(&self, key: Key, connection: &Connection) -> Result<(), Errno> {
         let client = connection.socket(Side::Client);
         client.set_nonblocking(true).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
-        tune(client)?;
         let events =
             EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         self.epoll.add(client, EpollEvent::new(events, token(key, Side::Client)))?;
@@ -285,13 +306,24 @@ impl Relay {
 
     /// Tells the host half how many connections have ended, and what was dropped; what cannot be told now is told later.
     fn report(&mut self) -> Result<(), Error> {
-        if self.ended > 0 && self.tell(Report::Ended(self.ended))? {
-            self.ended = 0;
+        if self.ended > 0 && self.is_time_to_tell() {
+            self.told_at = Some(Instant::now() + RETRY);
+            if self.tell(Report::Ended(self.ended))? {
+                (self.ended, self.told_at) = (0, None);
+            }
         }
         while self.dropped > 0 && self.tell(Report::Dropped)? {
             self.dropped -= 1;
         }
         Ok(())
+    }
+
+    /// A message for each end would wake the host half as often; it needs to know soon only when it runs out of credit.
+    fn is_time_to_tell(&mut self) -> bool {
+        let told_at = *self.told_at.get_or_insert_with(|| Instant::now() + TOLD);
+        let open = u32::try_from(self.connections.len() + self.waiting.len()).unwrap_or(u32::MAX);
+        let scarce = open.saturating_add(self.ended) >= self.capacity - self.capacity / 4;
+        scarce || self.ended >= MANY || told_at <= Instant::now()
     }
 
     /// Whether the host half has it, or needs it no more.

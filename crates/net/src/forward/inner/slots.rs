@@ -55,8 +55,13 @@ impl<T> Slots<T> {
         Some(value)
     }
 
+    /// How many values are in it.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.free.len() == self.slots.len()
+        self.len() == 0
     }
 }
 
