@@ -119,6 +119,17 @@ impl Bench {
         while self.notify.recv(&mut [0; 4096]).is_ok() {}
     }
 
+    /// Runs the supervisor under strace until the log contains `text`; returns the log, everything is ended by the drop.
+    pub(crate) fn traced(mut self, text: &str) -> String {
+        self.env.push(("TRACE", "1"));
+        let child = Process(self.spawn());
+        let log = self.path("strace");
+        let read = || fs::read_to_string(&log).ok().filter(|log| log.contains(text));
+        let log = wait_for(&format!("{text} under strace"), START, read);
+        drop(child);
+        log
+    }
+
     fn spawn(&self) -> Child {
         fs::write(self.path("node.json"), serde_json::to_vec(&self.spec).unwrap()).unwrap();
         fs::write(self.path("subids"), &self.subids).unwrap();
@@ -162,7 +173,7 @@ ip link set lo up
 ip addr add 192.0.2.10/32 dev lo
 ip addr add 192.0.2.20/32 dev lo
 echo $$ > "$CGROUP/cgroup.procs"
-exec setpriv --reuid="$OWN" --regid="$OWN" --clear-groups $PRIVILEGES \
+exec ${TRACE:+strace -f -o "$BENCH/strace"} setpriv --reuid="$OWN" --regid="$OWN" --clear-groups $PRIVILEGES \
     "$SUPERVISOR" --spec "$BENCH/node.json" --runtime-dir "$BENCH/run"
 "#;
 

@@ -1,6 +1,6 @@
 //! The supervisor as built, under an unprivileged user with the unit's capabilities, in namespaces of each test's own.
 //!
-//! Needs root, `unshare`, `nsenter`, `setpriv`, `ip`, `python3`, slirp4netns and newuidmap; a missing one fails the test.
+//! Needs root, `unshare`, `nsenter`, `setpriv`, `ip`, `python3`, `strace`, slirp4netns and newuidmap; a missing one fails the test.
 //! What is true is read from /proc and seen through sockets, never asked of the supervisor alone.
 #![allow(
     clippy::unwrap_used,
@@ -12,6 +12,7 @@
 
 mod bench;
 mod birth;
+mod calls;
 mod control;
 mod death;
 mod network;

@@ -20,6 +20,9 @@ Needs root; scripts/bench builds what it needs. The machine should be quiet.
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if args == ["inside"] {
+        return finish(u7s_bench::run_inside().map(|answer| print(&answer)));
+    }
     let settings = match parse(&args) {
         Ok(Some(settings)) => settings,
         Ok(None) => {
@@ -31,7 +34,11 @@ fn main() -> ExitCode {
             return ExitCode::from(3);
         }
     };
-    match u7s_bench::run(&settings) {
+    finish(u7s_bench::run(&settings))
+}
+
+fn finish(outcome: Result<(), u7s_bench::Error>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error.to_string());

@@ -10,7 +10,7 @@ const HEAD: &str = "# Benchmarks\n\n\
     How quickly a node stands, beside what else there is. `scripts/bench` makes this page and its plots; do not edit them.\n\
     `scripts/bench --only SECTION` measures one section again. Times are wall-clock; numbers are medians with quartiles in\n\
     parentheses; ratios are taken pair by pair, from runs that follow each other.\n\
-    [Decision](decisions/) \"benchmarks\" says how it is measured and why that is fair.\n";
+    [Decision 12](decisions/0012-benchmarks.md) says how it is measured and why that is fair.\n";
 
 /// Writes the page and one plot for each chart.
 pub(crate) fn render(out: &Path, names: &[&str]) -> Result<(), Error> {
