@@ -36,20 +36,34 @@ fn client(net: &Net, address: Ipv4Addr, port: u16) -> UdpSocket {
 }
 
 /// Sends until the service has heard it: what is sent before the inner half has the socket waits there, but a
-/// neighbour that has to be found first may swallow one.
+/// neighbour that has to be found first, or a machine that is busy, may swallow one.
 fn ask(client: &UdpSocket, service: &UdpSocket, word: &[u8]) -> SocketAddr {
-    client.send(word).unwrap();
-    let mut buffer = vec![0; 65_536];
-    let (length, from) = service.recv_from(&mut buffer).unwrap();
-    assert_eq!(&buffer[..length], word);
-    from
+    heard(service, word, || drop(client.send(word).unwrap()))
 }
 
 fn answer(service: &UdpSocket, to: SocketAddr, client: &UdpSocket, word: &[u8]) {
-    service.send_to(word, to).unwrap();
+    heard(client, word, || drop(service.send_to(word, to).unwrap()));
+}
+
+/// Says it again after a second of silence only; what comes late of former words is no answer to this one.
+fn heard(listener: &UdpSocket, word: &[u8], say: impl Fn()) -> SocketAddr {
     let mut buffer = vec![0; 65_536];
-    let length = client.recv(&mut buffer).unwrap();
-    assert_eq!(&buffer[..length], word);
+    listener.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let from = until("a datagram", || {
+        say();
+        loop {
+            match listener.recv_from(&mut buffer) {
+                Ok((length, from)) if buffer[..length] == *word => return Some(from),
+                Ok(_) => {}
+                Err(error) => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
+                    return None;
+                }
+            }
+        }
+    });
+    listener.set_read_timeout(Some(DEADLINE)).unwrap();
+    from
 }
 
 pub(crate) fn source_outside() {
