@@ -50,7 +50,11 @@ fn wait_for_pods(stage: &Stage) -> Result<(), Error> {
     until(Duration::from_secs(240), "all pods to be ready", || {
         let output = stage.node.exec(&["kubectl", "get", "pods", "-A", "--no-headers"]);
         let text = output.map_err(|error| error.to_string())?.stdout;
-        let is_ready = |line: &str| line.split_whitespace().nth(2).is_some_and(|ready| ready == "1/1");
+        // NAMESPACE NAME READY: "2/2".
+        let is_ready = |line: &str| {
+            let count = line.split_whitespace().nth(2).and_then(|ready| ready.split_once('/'));
+            count.is_some_and(|(ready, all)| ready == all)
+        };
         if text.lines().count() >= 6 && text.lines().all(is_ready) { Ok(()) } else { Err(text) }
     })?;
     Ok(())
