@@ -36,7 +36,7 @@ const KUBERNETES_TREES: [&str; 3] = ["pki", "tmp", "audit"];
 /// Shape: every step is tried, errors are collected. Each holds when there is nothing left to do, so that a second reset changes
 /// nothing. The question "are you sure" was asked before: the real kubeadm gets `--force`.
 ///
-/// The real reset runs only while the unit is active; without it nothing of the cluster runs, and the files go all the same.
+/// The real reset runs only while the unit is active, or comes back from a kill; without it nothing of the cluster runs, and the files go all the same.
 /// Files in /etc/kubernetes are removed by their owner, the node's user. The node's tree holds what subordinate ids own, so root
 /// removes it, once the unit is down and nobody can move things under it.
 #[must_use]
@@ -74,9 +74,11 @@ fn unpublish(home: &Path) -> Vec<Step> {
 }
 
 fn cluster(config: &Config, request: &request::Reset, facts: &Facts) -> Vec<Step> {
-    if facts.unit.active != "active" {
-        return Vec::new();
-    }
+    let mut steps = match facts.unit.active.as_str() {
+        "active" => Vec::new(),
+        "activating" if facts.unit.result != GAVE_UP => vec![wait(config)],
+        _ => return Vec::new(),
+    };
     let kubeadm = facts.programs.get("kubeadm").cloned().flatten().unwrap_or_else(|| host::KUBEADM.into());
     let mut argv = vec![kubeadm.display().to_string(), "reset".into()];
     argv.extend(request.pass_flags.iter().filter(|flag| !is_force(flag)).cloned());
@@ -95,13 +97,24 @@ fn cluster(config: &Config, request: &request::Reset, facts: &Facts) -> Vec<Step
         done_when: None,
         seconds,
     };
-    let mut steps = Vec::new();
     // A join that is killed has announced its member before it writes the manifest.
     if facts.cluster.admin_conf || facts.cluster.manifests.iter().any(|name| name == "etcd.yaml") {
         steps.push(Step::inside(Action::LeaveEtcd, "a dead member would count against the others' quorum"));
     }
     steps.push(Step::inside(run, "leaves the cluster, ends its pods"));
     steps
+}
+
+/// `Result` of a unit whose process gave up by itself: each further start would end like that.
+///
+/// Source: systemd.exec(5), `$SERVICE_RESULT`.
+const GAVE_UP: &str = "exit-code";
+
+/// A unit that was killed is started again by systemd after a second: until then the node could not leave its cluster.
+fn wait(config: &Config) -> Step {
+    let seconds = 200 * u64::from(config.timeout_factor);
+    let start = Action::StartUnit { unit: host::UNIT.into(), follows: Vec::new(), seconds };
+    Step::root(start, "it was killed and comes back; the node leaves its cluster from inside")
 }
 
 fn is_force(flag: &str) -> bool {

@@ -356,6 +356,13 @@ fn reset_is_the_golden_plan() {
     facts.unit.active = "active".into();
     let request = Reset { pass_flags: vec!["--v=5".into(), "--force=true".into()], ..Reset::default() };
     golden("reset/plan.txt", &reset(&Config::default(), &request, &facts).to_string());
+    // systemd waits a second before it starts a killed one again: a dead member of etcd would be left behind.
+    (facts.unit.active, facts.unit.result) = ("activating".into(), "signal".into());
+    let text = reset(&Config::default(), &request, &facts).to_string();
+    assert!(text.find("start u7s.service").unwrap() < text.find("kubeadm reset").unwrap(), "{text}");
+    facts.unit.result = "exit-code".into();
+    let text = reset(&Config::default(), &request, &facts).to_string();
+    assert!(!text.contains("kubeadm reset"), "{text}");
     facts.unit.active = "failed".into();
     let text = reset(&Config::default(), &request, &facts).to_string();
     assert!(!text.contains("kubeadm reset"), "{text}");
