@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use ipnet::Ipv4Net;
+use semver::Version;
 
 use crate::cni;
 use crate::config::{Cni, Config};
@@ -32,7 +33,7 @@ const NEEDED_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 pub const DEGRADING: [&str; 2] = ["CgroupControllers", "OomScore"];
 
 /// Needs without which there is no node: `--ignore-preflight-errors` does not help.
-pub const NEVER_IGNORED: [&str; 19] = [
+pub const NEVER_IGNORED: [&str; 20] = [
     "IsPrivilegedUser",
     "Unit",
     "CgroupVersion",
@@ -51,6 +52,7 @@ pub const NEVER_IGNORED: [&str; 19] = [
     "FileExisting-crun",
     "FileExisting-slirp4netns",
     "FileExisting-nft",
+    "KubeadmVersion",
     "Firewall",
 ];
 
@@ -295,8 +297,24 @@ fn programs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unmet> {
         let message = format!("{message}: ports of Services are not opened on this host");
         unmet.push(Unmet { id, message, remedy, level: Level::Warning });
     }
+    if !missing("kubeadm") {
+        unmet.extend(version(facts));
+    }
     unmet.extend(plugins(config, facts));
     unmet
+}
+
+/// Images and documents follow kubeadm's version: a guess would bring up another cluster than the one that was meant.
+fn version(facts: &Facts) -> Option<Unmet> {
+    let told = facts.versions.get("kubeadm").and_then(Option::as_deref);
+    let known = told.is_some_and(|text| Version::parse(text.trim_start_matches('v')).is_ok());
+    (!known).then(|| {
+        error(
+            "KubeadmVersion",
+            "kubeadm did not tell its version in time".to_owned(),
+            "kubeadm version -o short; if it answers now, the machine was busy: say it again",
+        )
+    })
 }
 
 /// Not installed, or not to be started by root.

@@ -201,6 +201,22 @@ fn s9_a_program_that_others_may_write_is_said_with_the_reason() {
     );
 }
 
+/// On a busy machine it was taken for v1.34.0, and images of that name were asked for.
+#[test]
+fn a_kubeadm_that_did_not_tell_its_version_is_not_guessed_at() {
+    for told in [None, Some("not a version".to_owned())] {
+        judged(
+            "version",
+            &Init::default(),
+            |facts| drop(facts.versions.insert("kubeadm".into(), told)),
+            &[(
+                "[ERROR KubeadmVersion]: kubeadm did not tell its version in time",
+                "kubeadm version -o short; if it answers now, the machine was busy: say it again",
+            )],
+        );
+    }
+}
+
 #[test]
 fn missing_programs_have_the_packages_of_the_distribution() {
     let none = Init::default();

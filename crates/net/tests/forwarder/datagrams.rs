@@ -38,15 +38,15 @@ fn client(net: &Net, address: Ipv4Addr, port: u16) -> UdpSocket {
 /// Sends until the service has heard it: what is sent before the inner half has the socket waits there, but a
 /// neighbour that has to be found first, or a machine that is busy, may swallow one.
 fn ask(client: &UdpSocket, service: &UdpSocket, word: &[u8]) -> SocketAddr {
-    heard(service, word, || drop(client.send(word).unwrap()))
+    heard(service, word, || client.send(word).unwrap())
 }
 
 fn answer(service: &UdpSocket, to: SocketAddr, client: &UdpSocket, word: &[u8]) {
-    heard(client, word, || drop(service.send_to(word, to).unwrap()));
+    heard(client, word, || service.send_to(word, to).unwrap());
 }
 
 /// Says it again after a second of silence only; what comes late of former words is no answer to this one.
-fn heard(listener: &UdpSocket, word: &[u8], say: impl Fn()) -> SocketAddr {
+fn heard(listener: &UdpSocket, word: &[u8], say: impl Fn() -> usize) -> SocketAddr {
     let mut buffer = vec![0; 65_536];
     listener.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     let from = until("a datagram", || {
