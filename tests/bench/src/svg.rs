@@ -35,10 +35,14 @@ pub(crate) fn draw(chart: &Chart) -> String {
     let longest = chart.bars.iter().map(Bar::length).fold(0.0, f64::max);
     let top = if longest > 0.0 { longest } else { 1.0 };
     let scale = (WIDTH - LABELS - VALUES) / top;
+    let left = overhang(&chart.bars);
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
-         role=\"img\">\n<title>{0}</title>\n<style>{STYLE}</style>\n<text class=\"t\" x=\"4\" y=\"20\">{0}</text>\n",
-        plain(&chart.title)
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"{0:.0} 0 {1:.0} {height}\" width=\"{1:.0}\" height=\"{height}\" \
+         role=\"img\">\n<title>{2}</title>\n<style>{STYLE}</style>\n<text class=\"t\" x=\"{3:.0}\" y=\"20\">{2}</text>\n",
+        -left,
+        WIDTH + left,
+        plain(&chart.title),
+        4.0 - left
     );
     svg += &grid(top, scale, bottom, &chart.unit);
     for (row, bar) in chart.bars.iter().enumerate() {
@@ -46,6 +50,12 @@ pub(crate) fn draw(chart: &Chart) -> String {
     }
     let _ = write!(svg, "<g transform=\"translate(0 {:.0})\">{legend_text}</g>\n</svg>\n", bottom + 26.0);
     svg
+}
+
+/// How far the longest label reaches beyond its column: the picture begins there.
+fn overhang(bars: &[Bar]) -> f64 {
+    let letters = bars.iter().map(|bar| bar.label.chars().count()).max().unwrap_or(0);
+    (LETTER * count(letters) + 12.0 - LABELS).max(0.0)
 }
 
 /// Names of parts in the order of their first appearance.
@@ -172,6 +182,13 @@ mod tests {
         assert!(svg.contains(&format!("width=\"{:.1}\"", full * 0.5)), "{svg}");
         assert!(svg.contains("a &amp; b") && svg.contains("T &lt;1&gt;"));
         assert_eq!(svg.matches(">mounts</text>").count(), 1, "one entry in the legend");
+    }
+
+    #[test]
+    fn a_long_label_is_not_cut_off() {
+        let bar = Bar { label: "m".repeat(100), parts: vec![("x".into(), 1.0)] };
+        let svg = draw(&Chart { name: "x".into(), title: "T".into(), unit: "ms".into(), bars: vec![bar] });
+        assert!(svg.contains("viewBox=\"-392 0 1252 "), "{svg}");
     }
 
     #[test]
