@@ -103,8 +103,10 @@ pub(crate) fn full() {
     bed.log.wait_for("accepts connections again");
     println!("limit {limit}: {CLIENTS} clients were served in rounds of {rounds:?}\n{}", bed.log.text());
     assert_eq!(rounds, [12, 12, 6]);
-    // Once for each time that it was full: two rounds of twelve.
-    assert!((1..=2).contains(&bed.log.count("full, new connections wait")));
+    // Said again only when a quarter was free in between. Ends are told in bunches, so that may be so within a round.
+    let most = 1 + (usize::from(CLIENTS) - limit) / (limit / 4);
+    let said = bed.log.count("full, new connections wait");
+    assert!((1..=most).contains(&said), "said {said} times, at most {most}");
 }
 
 pub(crate) fn no_descriptors() {
