@@ -21,7 +21,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::unistd::geteuid;
+use nix::unistd::{Gid, Uid, geteuid};
 use u7s_sys::enter::{self as way, Ids, Program, Substitute, Way};
 
 pub use self::environment::{Environment, PATH};
@@ -408,6 +408,34 @@ pub fn exec_here<S: Into<OsString>>(
     command.args(argv.into_iter().map(Into::into)).env_clear().envs(environment.iter());
     let source = command.exec();
     Error::Watch { program: program.display().to_string(), source }
+}
+
+/// Gives up all rights for good, then as [`exec_here`]; no descriptor but standard input, output and error goes along.
+///
+/// For programs of the host that only print. They share the caller's terminal, so they must not be the node's user's.
+pub fn exec_as<S: Into<OsString>>(
+    uid: u32,
+    gid: u32,
+    program: &Path,
+    argv: impl IntoIterator<Item = S>,
+    environment: &Environment,
+) -> Error {
+    if let Err(error) = u7s_sys::fork::close_all_on_exec() {
+        return error.into();
+    }
+    if let Err(errno) = renounce(uid, gid) {
+        return Error::Watch { program: program.display().to_string(), source: errno.into() };
+    }
+    exec_here(program, argv, environment)
+}
+
+/// Groups first: without uid 0 they cannot be changed (2018-7169, and setresuid must come last).
+fn renounce(uid: u32, gid: u32) -> nix::Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    nix::unistd::setgroups(&[])?;
+    nix::unistd::setresgid(gid, gid, gid)?;
+    nix::unistd::setresuid(uid, uid, uid)?;
+    nix::sys::prctl::set_no_new_privs()
 }
 
 /// A name without slash is looked for in each directory of `search`.

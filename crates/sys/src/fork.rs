@@ -25,6 +25,16 @@ pub fn close_all_but(kept: &[BorrowedFd<'_>]) -> Result<(), Error> {
     close_range(first, u32::MAX, 0)
 }
 
+/// Makes the next exec of this process close every descriptor but standard input, output and error.
+///
+/// # Errors
+/// [`Error::Call`]: Linux < 5.11.
+///
+/// Source: close_range(2), `CLOSE_RANGE_CLOEXEC`.
+pub fn close_all_on_exec() -> Result<(), Error> {
+    close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
 /// Closes the descriptors from `first` to `last`, or does with them what `flags` say.
 pub(crate) fn close_range(first: u32, last: u32, flags: libc::c_uint) -> Result<(), Error> {
     // SAFETY: close_range takes plain numbers; what it closes has no owner left, as `close_all_but` demands,

@@ -3,7 +3,8 @@
 //! All peers stand at the same time, each on a host of its own; they are measured in turn, in one order in even rounds and in the other
 //! in odd ones. Client, server and forwarder share the machine's CPUs, unpinned, for every peer alike.
 //!
-//! `U7S_BENCH_BEFORE` may name another build of u7s-supervisor, which is then measured beside this one.
+//! `U7S_BENCH_BEFORE` may name another build of u7s-supervisor, which is then measured beside this one;
+//! `U7S_BENCH_MEASURES` names what alone is measured, as `Datagrams, Requests(64)`.
 
 mod connects;
 mod cost;
@@ -96,8 +97,9 @@ impl Results {
     fn round(&mut self, peers: &[Peer], round: usize, settings: &Settings) {
         let time = Duration::from_millis(if settings.quick { 30 } else { 400 });
         settings.say(&format!("forwarder: round {}", round + 1));
+        let wanted = std::env::var("U7S_BENCH_MEASURES").unwrap_or_default();
         for from in [From::Host, From::Outside] {
-            for measure in measures(from) {
+            for measure in measures(from).into_iter().filter(|measure| measure.is_among(&wanted)) {
                 let mut order: Vec<&Peer> = peers.iter().collect();
                 if round % 2 == 1 {
                     order.reverse();

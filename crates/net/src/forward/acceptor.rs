@@ -25,6 +25,9 @@ use super::message::{Opening, Order, Report};
 use super::ports::{Accepted, Ports, watch};
 use crate::Error;
 
+/// For so long it is not said again that the forwarder is full.
+const FULL_AGAIN: Duration = Duration::from_secs(10);
+
 /// Accepts on all listeners and passes each connection, and each socket for datagrams, to the attached inner half.
 ///
 /// Without an inner half, or without its credit, nothing is accepted: clients wait in the kernel's queue.
@@ -173,8 +176,10 @@ impl Acceptor {
     fn spend(&self, count: usize) {
         let mut account = self.account();
         account.open = account.open.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
-        if account.open >= account.capacity && !account.said_full {
+        let lately = account.full_at.is_some_and(|at| at.elapsed() < FULL_AGAIN);
+        if account.open >= account.capacity && !account.said_full && !lately {
             account.said_full = true;
+            account.full_at = Some(Instant::now());
             tracing::warn!(limit = account.capacity, "the port forwarder is full, new connections wait");
         }
     }
@@ -194,7 +199,7 @@ impl Acceptor {
             Report::Ended(count) => account.open = account.open.saturating_sub(count),
             Report::Dropped => self.ports.dropped(),
         }
-        // A quarter must be free before it is said: at the limit connections come and go all the time.
+        // A quarter must be free before it is said: at the limit connections come and go all the time, many at once.
         if account.said_full && account.capacity.saturating_sub(account.open) >= (account.capacity / 4).max(1)
         {
             account.said_full = false;
@@ -227,7 +232,10 @@ impl Acceptor {
 struct Account {
     capacity: u32,
     open: u32,
+    /// That it is full was said, that it is not any more was not.
     said_full: bool,
+    /// When it was said last.
+    full_at: Option<Instant>,
 }
 
 /// What survives a change of the inner half.

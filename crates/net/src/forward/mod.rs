@@ -10,7 +10,7 @@
 //! * [`inner::run`] is a process of its own inside. It dials the node's address *from the client's address* and moves
 //!   bytes without copying them. When it dies, its connections die; the acceptor goes on with the next one.
 //!
-//! Sockets for datagrams are handed over as they are, to a thread of the same process that carries whole packets. Ports come and
+//! Sockets for datagrams are handed over as they are, to another thread of the same process that carries whole packets. Ports come and
 //! go while all this runs ([`Acceptor::set_forwards`]).
 //!
 //! **Source addresses.** A socket bound to a foreign address (IP_TRANSPARENT) is not enough: the answers would leave by

@@ -31,6 +31,13 @@ pub(crate) fn descriptors(pid: u32) -> Descriptors {
     Descriptors { sockets: count("socket:"), pipes: count("pipe:"), all: links.len() }
 }
 
+/// The main thread is one.
+fn relays(pid: u32) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap();
+    1 + tasks.map(|task| name(task.unwrap())).filter(|name| name == "u7s-relay\n").count()
+}
+
 pub(crate) fn greet(mut from: &TcpStream, mut to: &TcpStream) {
     let mut word = [0; 5];
     from.write_all(b"hello").unwrap();
@@ -63,7 +70,9 @@ pub(crate) fn idle() {
     let used = descriptors(inner.process.pid());
     println!("{COUNT} used both ways and idle again: {used:?}");
     assert_eq!(used.sockets, untouched.sockets);
-    assert!(used.pipes <= before.pipes + 2, "one pipe at a time was enough: {used:?}");
+    let relays = relays(inner.process.pid());
+    println!("{relays} relays");
+    assert!(used.pipes <= before.pipes + 2 * relays, "one pipe a relay at a time was enough: {used:?}");
     assert_eq!(bed.acceptor.connections().open, COUNT as u64);
     drop(connections);
     until("no connection left", || (bed.acceptor.connections().open == 0).then_some(()));
@@ -103,10 +112,9 @@ pub(crate) fn full() {
     bed.log.wait_for("accepts connections again");
     println!("limit {limit}: {CLIENTS} clients were served in rounds of {rounds:?}\n{}", bed.log.text());
     assert_eq!(rounds, [12, 12, 6]);
-    // Said again only when a quarter was free in between. Ends are told in bunches, so that may be so within a round.
-    let most = 1 + (usize::from(CLIENTS) - limit) / (limit / 4);
     let said = bed.log.count("full, new connections wait");
-    assert!((1..=most).contains(&said), "said {said} times, at most {most}");
+    // Once in ten seconds; a slow machine may take longer than that.
+    assert!((1..=2).contains(&said), "said {said} times");
 }
 
 pub(crate) fn no_descriptors() {

@@ -83,6 +83,12 @@ pub(super) fn measures(from: From) -> Vec<Measure> {
 }
 
 impl Measure {
+    /// Whether a list with commas, where an empty one means all, begins a word like this one's name.
+    pub(super) fn is_among(self, wanted: &str) -> bool {
+        let name = format!("{self:?}");
+        wanted.is_empty() || wanted.split(',').any(|word| name.starts_with(word.trim()))
+    }
+
     /// Runs it once for about `time`.
     pub(super) fn run(self, peer: &Peer, from: From, time: Duration) -> io::Result<Outcome> {
         match self {

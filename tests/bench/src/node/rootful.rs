@@ -24,18 +24,11 @@ systemctl stop crio
 umount /var/lib/containers/storage/overlay 2>/dev/null || :
 rm -rf /var/lib/containers/storage /run/containers/storage";
 
-/// Ends all containers that a stopped CRI-O leaves running, as the end of u7s.service does.
-const KILL: &str = "\
-systemctl stop kubelet crio
-for group in $(find /sys/fs/cgroup -depth -type d -name 'crio*'); do
-    echo 1 > \"$group/cgroup.kill\"
-done";
-
-/// A node of its own: images, CRI-O, init, Ready, so many starts of CRI-O, and a reboot if one is wanted.
+/// A node of its own: images, CRI-O, init, Ready, and a reboot if one is wanted.
 pub(super) fn measure(
     lan: &Lan,
     programs: &Path,
-    (name, starts, reboot): (&str, usize, bool),
+    (name, reboot): (&str, bool),
 ) -> Result<Seen, Error> {
     let mut node = lan.node(name)?;
     node.install_kit(&[])?;
@@ -49,13 +42,6 @@ pub(super) fn measure(
     seen.dns = dns.saturating_sub(ready);
     if reboot {
         seen.reboot = watch::reboot(&mut node)?;
-    }
-    node.sh(KILL)?;
-    for _ in 0..starts {
-        let start = Instant::now();
-        node.ok(&["systemctl", "start", "crio"])?;
-        seen.starts.push(start.elapsed());
-        node.ok(&["systemctl", "stop", "crio"])?;
     }
     node.remove()?;
     Ok(seen)

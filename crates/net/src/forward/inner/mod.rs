@@ -1,7 +1,7 @@
 //! The inner half: dials inside the node's namespaces and moves bytes between both sockets.
 //!
-//! One thread for connections, one epoll set, edge-triggered, no runtime; another one for [`datagrams`]. The process is a fork of pid 1 without exec, so the less that
-//! is built in it the better; one connection costs two descriptors, two registrations and some 80 bytes, no task, no
+//! A thread for connections on each processor (the [`team`]), an epoll set each, edge-triggered, no runtime; one more thread for [`datagrams`]. The process is a
+//! fork of pid 1 without exec, so the less that is built in it the better; one connection costs two descriptors, two registrations and some 80 bytes, no task, no
 //! buffer, and a wake-up costs exactly the splices that it needs. An async runtime would add a task and two wakers per
 //! connection and hide the order in which directions are served.
 //!
@@ -14,27 +14,38 @@
 mod connection;
 mod datagrams;
 mod dial;
+mod door;
 mod flow;
 mod pool;
 mod relay;
 mod slots;
+mod team;
 
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
 use u7s_plan::node::Network;
 
 use crate::Error;
+use crate::forward::message::Report;
 use datagrams::Carrier;
+use door::Door;
 use pool::Pool;
 use relay::Relay;
+use team::{FIRST, Team};
 
 /// Descriptors for everything but connections and pipes: standard streams, epoll, channel, what pid 1 left open.
 const RESERVE: u64 = 32;
+
+/// More relays than that gain nothing: what passes here is the API's and other services' traffic towards one node.
+const MOST_RELAYS: usize = 4;
 
 /// How long the node's own services may take to answer a SYN: a full backlog, or a node that is starved.
 const DIAL_DEADLINE: Duration = Duration::from_secs(30);
@@ -58,7 +69,7 @@ impl From<&Network> for Settings {
 
 /// Serves the connections that arrive on `channel` until its other end is closed and the last connection has ended.
 ///
-/// Runs in a process of its own inside the namespaces, single-threaded, with CAP_NET_ADMIN over the network namespace.
+/// Runs in a process of its own inside the namespaces, single-threaded until now, with CAP_NET_ADMIN over the network namespace.
 ///
 /// **Should** hold before: [`SYSCTLS`](super::SYSCTLS) are written, the device [`TUN`](super::TUN) is there, rules and
 /// tables for both marks are in place, only descriptors of use are open (`u7s_sys::fork::close_all_but`).
@@ -72,13 +83,45 @@ pub fn run(channel: OwnedFd, settings: &Settings) -> Result<(), Error> {
     let mut pipes = SigSet::empty();
     pipes.add(Signal::SIGPIPE);
     pipes.thread_block().map_err(|source| Error::Inner { call: "sigprocmask", source })?;
-    let room = Room::of(raise_limit()?)?;
-    tracing::info!(connections = room.connections, pipes = room.pipes, "port forwarder: limits");
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let room = Room::of(raise_limit()?, processors.min(MOST_RELAYS))?;
+    tracing::info!(
+        connections = room.connections,
+        pipes = room.pipes,
+        relays = room.relays,
+        "port forwarder: limits"
+    );
     let carrier = Carrier::start(settings).inspect_err(|error| {
         let error = error as &dyn std::error::Error;
         tracing::error!(error, "port forwarder: no datagram can be carried");
     });
-    Relay::new(channel, *settings, Pool::new(room.pipes), carrier.ok())?.run(room.connections)
+    let team = Arc::new(Team::new(channel, *settings, room.connections, room.relays)?);
+    let pool = || Pool::new(room.pipes / room.relays);
+    let first = Relay::new(Arc::clone(&team), FIRST, pool())?;
+    let others = (FIRST + 1..room.relays).map(|number| {
+        let relay = Relay::new(Arc::clone(&team), number, pool())?;
+        start(Arc::clone(&team), relay)
+    });
+    let others: Vec<JoinHandle<()>> = others.collect::<Result<_, Error>>()?;
+    team.tell(Report::Capacity(room.connections))?;
+    first.run(Some(Door::new(Arc::clone(&team), carrier.ok())))?;
+    // The host half is gone; connections of the other relays go on as long as they like.
+    others.into_iter().for_each(|relay| drop(relay.join()));
+    team.check()
+}
+
+/// Starts another relay; what it fails with is told to the first one.
+fn start(team: Arc<Team>, relay: Relay) -> Result<JoinHandle<()>, Error> {
+    let serve = move || {
+        if let Err(error) = relay.run(None) {
+            team.fail(error);
+        }
+    };
+    let spawned = std::thread::Builder::new().name("u7s-relay".into()).spawn(serve);
+    spawned.map_err(|error| Error::Inner {
+        call: "clone",
+        source: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+    })
 }
 
 fn raise_limit() -> Result<u64, Error> {
@@ -92,22 +135,24 @@ fn raise_limit() -> Result<u64, Error> {
 #[derive(Debug, PartialEq, Eq)]
 struct Room {
     connections: u32,
+    /// Of all relays together.
     pipes: usize,
+    relays: usize,
 }
 
 impl Room {
-    /// Two descriptors a connection, two a pipe; the kernel's soft limit of pipe pages per user
+    /// Two descriptors a connection, two a pipe, two a relay; the kernel's soft limit of pipe pages per user
     /// (`fs.pipe-user-pages-soft`, 16 384, shared with all the node's pods) bounds the pipes to a quarter of it.
-    fn of(limit: u64) -> Result<Self, Error> {
-        let pipes = (limit / 16).clamp(4, 256);
-        let left = limit.saturating_sub(RESERVE + 2 * pipes) / 2;
+    /// Each relay has four pipes at least, so a small limit means few relays.
+    fn of(limit: u64, processors: usize) -> Result<Self, Error> {
+        let pipes = usize::try_from(limit / 16).unwrap_or(usize::MAX).clamp(4, 256);
+        let relays = processors.clamp(1, pipes / 4);
+        let taken = RESERVE + 2 * (pipes + relays - 1) as u64;
+        let left = limit.saturating_sub(taken) / 2;
         if left == 0 {
             return Err(Error::Descriptors { limit });
         }
-        Ok(Self {
-            connections: u32::try_from(left).unwrap_or(u32::MAX),
-            pipes: usize::try_from(pipes).unwrap_or(4),
-        })
+        Ok(Self { connections: u32::try_from(left).unwrap_or(u32::MAX), pipes, relays })
     }
 }
 
@@ -117,12 +162,14 @@ mod tests {
 
     #[test]
     fn descriptors_are_shared_out_without_exceeding_the_limit() {
-        let cases = [(1_048_576, 524_016, 256), (1024, 432, 64), (64, 12, 4), (42, 1, 4)];
-        for (limit, connections, pipes) in cases {
-            let room = Room::of(limit).unwrap();
-            assert_eq!(room, Room { connections, pipes }, "{limit}");
-            assert!(u64::from(connections) * 2 + 2 * pipes as u64 + RESERVE <= limit, "{limit}");
+        let cases =
+            [(1_048_576, 4, 524_013, 256, 4), (1024, 2, 431, 64, 2), (64, 8, 12, 4, 1), (42, 1, 1, 4, 1)];
+        for (limit, processors, connections, pipes, relays) in cases {
+            let room = Room::of(limit, processors).unwrap();
+            assert_eq!(room, Room { connections, pipes, relays }, "{limit}");
+            let taken = u64::from(connections) * 2 + 2 * pipes as u64 + 2 * (relays - 1) as u64;
+            assert!(taken + RESERVE <= limit, "{limit}");
         }
-        assert!(matches!(Room::of(41), Err(Error::Descriptors { limit: 41 })));
+        assert!(matches!(Room::of(41, 2), Err(Error::Descriptors { limit: 41 })));
     }
 }

@@ -1,26 +1,24 @@
-//! The event loop of the inner half.
+//! The event loop of a relay.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::TcpStream;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use u7s_sys::channel;
 
-use super::Settings;
 use super::connection::{Connection, Side, abort};
-use super::datagrams::Carrier;
 use super::dial::dial;
+use super::door::Door;
 use super::flow::Progress;
 use super::pool::Pool;
 use super::slots::{Key, Slots};
+use super::team::{Desk, FIRST, Team};
 use crate::Error;
-use crate::forward::message::{Opening, Order, Report};
+use crate::forward::message::Opening;
 
-/// Events taken at a time, and new connections between two rounds of events.
+/// Events taken at a time.
 const BATCH: usize = 256;
 
 /// How long to wait before something is tried again that the kernel refused for lack of room.
@@ -35,14 +33,16 @@ const MANY: u32 = 64;
 /// The epoll token of the channel; no connection has it, since lives have 31 bits and there are no 2^32 - 1 slots.
 const CHANNEL: u64 = u64::MAX;
 
-/// All state of the inner half.
+/// The epoll token of the bell; no connection has it for the same reason.
+const BELL: u64 = u64::MAX - 1;
+
+/// A thread of the inner half and its connections.
 #[derive(Debug)]
 pub(super) struct Relay {
+    team: Arc<Team>,
+    /// Which one of the team this is.
+    number: usize,
     epoll: Epoll,
-    channel: OwnedFd,
-    /// The other end of the channel is there.
-    open: bool,
-    settings: Settings,
     pool: Pool,
     connections: Slots<Connection>,
     /// Connections with more to move than one turn allows.
@@ -51,84 +51,80 @@ pub(super) struct Relay {
     dialling: VecDeque<(Instant, Key)>,
     /// Connections for which the kernel had no descriptor or memory.
     waiting: VecDeque<(Opening, TcpStream)>,
-    /// Connections that can be carried at a time.
-    capacity: u32,
     /// Ends that the host half has not been told yet.
     ended: u32,
     /// When the first of them will be told.
     told_at: Option<Instant>,
-    /// Who carries datagrams, if that is possible.
-    carrier: Option<Arc<Carrier>>,
-    /// Dropped sockets that the host half has not been told yet.
-    dropped: u32,
-    /// Error numbers that were warned of; each is said once.
-    said: BTreeSet<i32>,
 }
 
 impl Relay {
     /// # Errors
     /// [`Error::Inner`]: no epoll set.
-    pub(super) fn new(
-        channel: OwnedFd,
-        settings: Settings,
-        pool: Pool,
-        carrier: Option<Arc<Carrier>>,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(team: Arc<Team>, number: usize, pool: Pool) -> Result<Self, Error> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed("epoll_create1"))?;
-        epoll.add(&channel, EpollEvent::new(EpollFlags::EPOLLIN, CHANNEL)).map_err(failed("epoll_ctl"))?;
+        let readable = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        epoll.add(&team.desk(number).bell, readable(BELL)).map_err(failed("epoll_ctl"))?;
+        if number == FIRST {
+            epoll.add(&team.channel, readable(CHANNEL)).map_err(failed("epoll_ctl"))?;
+        }
         Ok(Self {
+            team,
+            number,
             epoll,
-            channel,
-            open: true,
-            settings,
             pool,
             connections: Slots::default(),
             runnable: VecDeque::new(),
             dialling: VecDeque::new(),
             waiting: VecDeque::new(),
-            capacity: 0,
             ended: 0,
             told_at: None,
-            carrier,
-            dropped: 0,
-            said: BTreeSet::new(),
         })
     }
 
-    /// Announces the capacity, then serves until the channel is closed and the last connection has ended.
+    /// Serves until the channel is closed and the last connection has ended; the first relay has the `door`.
     ///
     /// # Errors
     /// [`Error::Inner`]: epoll fails. [`Error::Channel`], [`Error::Message`]: the host half cannot be understood.
-    pub(super) fn run(mut self, capacity: u32) -> Result<(), Error> {
-        channel::send(self.channel.as_fd(), &Report::Capacity(capacity).encode(), &[])
-            .map_err(|source| Error::Channel { source })?;
-        self.capacity = capacity;
+    pub(super) fn run(mut self, mut door: Option<Door>) -> Result<(), Error> {
         let mut events = [EpollEvent::empty(); BATCH];
-        while self.open || !self.connections.is_empty() || !self.waiting.is_empty() {
-            let count = match self.epoll.wait(&mut events, self.timeout()) {
+        while !self.is_done() {
+            let owes = door.as_ref().is_some_and(Door::owes);
+            let count = match self.epoll.wait(&mut events, self.timeout(owes)) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(source) => return Err(Error::Inner { call: "epoll_wait", source }),
             };
             for event in &events[..count] {
-                match event.data() {
-                    CHANNEL => self.welcome()?,
-                    token => self.on_event(token, event.events()),
+                match (event.data(), &mut door) {
+                    (CHANNEL, Some(door)) => door.welcome(&mut self)?,
+                    (CHANNEL, None) => {}
+                    (BELL, _) => self.answer()?,
+                    (token, _) => self.on_event(token, event.events()),
                 }
             }
             self.take_turns();
             self.retry();
             self.expire();
             self.report()?;
+            door.as_mut().map_or(Ok(()), Door::report)?;
         }
         Ok(())
     }
 
-    fn timeout(&self) -> EpollTimeout {
+    fn is_done(&self) -> bool {
+        let idle = self.connections.is_empty() && self.waiting.is_empty();
+        idle && !self.team.is_open() && self.desk().is_empty()
+    }
+
+    fn desk(&self) -> &Desk {
+        self.team.desk(self.number)
+    }
+
+    fn timeout(&self, owes: bool) -> EpollTimeout {
         if !self.runnable.is_empty() {
             return EpollTimeout::ZERO;
         }
-        let retry = (!self.waiting.is_empty() || self.dropped > 0).then_some(RETRY);
+        let retry = (!self.waiting.is_empty() || owes).then_some(RETRY);
         let deadlines = self.dialling.front().map(|(until, _)| *until).into_iter().chain(self.told_at);
         let deadline = deadlines.min().map(|until| until.saturating_duration_since(Instant::now()));
         // One millisecond more: the kernel rounds down, and a deadline that is not yet over would spin.
@@ -136,72 +132,34 @@ impl Relay {
         wait.map_or(EpollTimeout::NONE, |wait| EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::MAX))
     }
 
-    /// Takes new connections from the channel.
-    fn welcome(&mut self) -> Result<(), Error> {
-        let mut packet = [0; Order::BYTES * Order::MOST];
-        for _ in 0..BATCH {
-            let (bytes, descriptors) = match channel::receive(self.channel.as_fd(), &mut packet) {
-                Ok((0, _)) => return self.part(),
-                Ok(received) => received,
-                Err(error) => match error.errno() {
-                    // ECONNRESET comes once, when the other end did not read our last word; its packets are still there.
-                    Some(Errno::EAGAIN | Errno::ECONNRESET) => return Ok(()),
-                    _ => return Err(Error::Channel { source: error }),
-                },
-            };
-            let mut descriptors = descriptors.into_iter();
-            for order in Order::decode_all(&packet[..bytes])? {
-                self.obey(order, &mut descriptors);
-            }
-            if bytes < packet.len() {
-                // The host half had no more; if it has by now, epoll says so.
-                return Ok(());
-            }
+    /// Somebody has rung: takes what was given.
+    fn answer(&mut self) -> Result<(), Error> {
+        for (opening, client) in self.desk().collect() {
+            self.begin(opening, client);
         }
-        Ok(())
+        if self.number == FIRST { self.team.check() } else { Ok(()) }
     }
 
-    fn obey(&mut self, order: Order, descriptors: &mut impl Iterator<Item = OwnedFd>) {
-        let descriptor = if matches!(order, Order::Drop(_)) { None } else { descriptors.next() };
-        match (order, descriptor) {
-            (Order::Connect(opening), Some(client)) => self.begin(opening, TcpStream::from(client)),
-            // It was closed on its way, because there was no room for it: these clients are lost, not all of them.
-            (Order::Connect(_), None) => {
-                self.say(Errno::ENFILE);
-                self.ended += 1;
-            }
-            (Order::Carry(bound), Some(socket)) => {
-                let carried = self.carrier.as_ref().map(|carrier| carrier.carry(bound, socket));
-                if let Some(Err(error)) = carried {
-                    self.say(error);
-                }
-            }
-            (Order::Carry(_), None) => self.say(Errno::ENFILE),
-            (Order::Drop(bound), _) => {
-                self.carrier.iter().for_each(|carrier| carrier.release(bound));
-                self.dropped += 1;
-            }
-        }
+    /// Nothing comes by the channel any more.
+    ///
+    /// # Errors
+    /// [`Error::Inner`].
+    pub(super) fn leave_channel(&self) -> Result<(), Error> {
+        self.epoll.delete(&self.team.channel).map_err(failed("epoll_ctl"))
     }
 
-    /// The host half is gone: what is open goes on, nothing new comes.
-    fn part(&mut self) -> Result<(), Error> {
-        self.open = false;
-        self.carrier.iter().for_each(|carrier| carrier.release_all());
-        self.epoll.delete(&self.channel).map_err(failed("epoll_ctl"))
-    }
-
-    fn begin(&mut self, opening: Opening, client: TcpStream) {
-        match dial(&opening, &self.settings) {
+    /// Dials for a connection.
+    pub(super) fn begin(&mut self, opening: Opening, client: TcpStream) {
+        match dial(&opening, &self.team.settings) {
             Ok(server) => self.enter(client, server),
             Err(error @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)) => {
-                self.say(error);
+                self.team.say(error);
                 self.waiting.push_back((opening, client));
             }
             Err(error) => {
-                self.say(error);
+                self.team.say(error);
                 abort(&client);
-                self.ended += 1;
+                self.end();
             }
         }
     }
@@ -210,13 +168,13 @@ impl Relay {
         let key = self.connections.vacant();
         let connection = Connection::new(client, server);
         if let Err(error) = self.watch(key, &connection) {
-            self.say(error);
+            self.team.say(error);
             connection.reset(&mut self.pool);
-            self.ended += 1;
+            self.end();
             return;
         }
         self.connections.insert(connection);
-        self.dialling.push_back((Instant::now() + self.settings.dial_deadline, key));
+        self.dialling.push_back((Instant::now() + self.team.settings.dial_deadline, key));
     }
 
     fn watch(&self, key: Key, connection: &Connection) -> Result<(), Errno> {
@@ -250,7 +208,7 @@ impl Relay {
             Ok(Progress::Ended) => {
                 if let Some(connection) = self.connections.remove(key) {
                     connection.close(&mut self.pool);
-                    self.ended += 1;
+                    self.end();
                 }
             }
             Err(error) => self.reset(key, error),
@@ -261,7 +219,7 @@ impl Relay {
         if let Some(connection) = self.connections.remove(key) {
             tracing::debug!(%cause, dialling = connection.is_dialling(), "a forwarded connection is reset");
             connection.reset(&mut self.pool);
-            self.ended += 1;
+            self.end();
         }
     }
 
@@ -304,16 +262,19 @@ impl Relay {
         }
     }
 
-    /// Tells the host half how many connections have ended, and what was dropped; what cannot be told now is told later.
+    /// A connection is no more.
+    pub(super) fn end(&mut self) {
+        self.desk().ended();
+        self.ended += 1;
+    }
+
+    /// Tells the host half how many connections have ended; what cannot be told now is told later.
     fn report(&mut self) -> Result<(), Error> {
         if self.ended > 0 && self.is_time_to_tell() {
             self.told_at = Some(Instant::now() + RETRY);
-            if self.tell(Report::Ended(self.ended))? {
+            if self.team.tell_ended(self.ended)? {
                 (self.ended, self.told_at) = (0, None);
             }
-        }
-        while self.dropped > 0 && self.tell(Report::Dropped)? {
-            self.dropped -= 1;
         }
         Ok(())
     }
@@ -321,30 +282,7 @@ impl Relay {
     /// A message for each end would wake the host half as often; it needs to know soon only when it runs out of credit.
     fn is_time_to_tell(&mut self) -> bool {
         let told_at = *self.told_at.get_or_insert_with(|| Instant::now() + TOLD);
-        let open = u32::try_from(self.connections.len() + self.waiting.len()).unwrap_or(u32::MAX);
-        let scarce = open.saturating_add(self.ended) >= self.capacity - self.capacity / 4;
-        scarce || self.ended >= MANY || told_at <= Instant::now()
-    }
-
-    /// Whether the host half has it, or needs it no more.
-    fn tell(&self, report: Report) -> Result<bool, Error> {
-        if !self.open {
-            return Ok(true);
-        }
-        match channel::send(self.channel.as_fd(), &report.encode(), &[]) {
-            Ok(()) => Ok(true),
-            Err(error) if error.errno() == Some(Errno::EAGAIN) => Ok(false),
-            // The other end is gone; `welcome` parts with it when all its packets are read.
-            Err(error) if matches!(error.errno(), Some(Errno::EPIPE | Errno::ECONNRESET)) => Ok(true),
-            Err(source) => Err(Error::Channel { source }),
-        }
-    }
-
-    /// Warns of a cause once; a flood of clients must not become a flood of lines.
-    fn say(&mut self, cause: Errno) {
-        if self.said.insert(cause as i32) {
-            tracing::warn!(%cause, "port forwarder: no connection can be made inside (said once)");
-        }
+        self.team.is_scarce() || self.ended >= MANY || told_at <= Instant::now()
     }
 }
 
@@ -374,7 +312,7 @@ mod tests {
                 for side in [Side::Client, Side::Server] {
                     let key = Key { index, life };
                     assert_eq!(untoken(token(key, side)), (key, side));
-                    assert_ne!(token(key, side), CHANNEL);
+                    assert!(![CHANNEL, BELL].contains(&token(key, side)));
                 }
             }
         }
