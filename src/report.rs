@@ -1,11 +1,13 @@
 //! The only place that prints: results to standard output, everything else to standard error; and the only place that
 //! knows which error means which exit status and which hint.
 //!
-//! There is no colour and no cursor movement, so nothing depends on a terminal, its width or `NO_COLOR`. A reader that
-//! went away is no error of ours.
+//! There is no colour, `NO_COLOR` or not. The cursor is moved for one thing: a line of progress on a terminal that the next one
+//! replaces ([`passing`]). A reader that went away is no error of ours.
 
-use std::io::{self, ErrorKind, Write};
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use u7s_host::{control, enter};
 use u7s_plan::need::{Level, Unmet};
@@ -26,16 +28,27 @@ const TIMEOUT: u8 = 4;
 /// `doing` is what the user asked for, in a word or two: `init`.
 #[must_use]
 pub fn finish(doing: &str, result: Result<End, Error>) -> ExitCode {
+    let status = status(&result);
     match result {
         Ok(End::Code(code)) => ExitCode::from(code),
         Ok(End::Signal(signal)) => {
             u7s_sys::enter::end_by(signal);
-            ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
+            status.into()
         }
         Err(error) => {
             complain(doing, &error);
-            code(&error).into()
+            status.into()
         }
+    }
+}
+
+/// The exit status of a result.
+#[must_use]
+pub fn status(result: &Result<End, Error>) -> u8 {
+    match result {
+        Ok(End::Code(code)) => *code,
+        Ok(End::Signal(signal)) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+        Err(error) => code(error),
     }
 }
 
@@ -44,6 +57,7 @@ pub fn finish(doing: &str, result: Result<End, Error>) -> ExitCode {
 /// # Errors
 /// `Output`, unless the reader merely went away.
 pub fn result(text: &str) -> Result<(), Error> {
+    clear();
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Output(error)),
@@ -53,13 +67,73 @@ pub fn result(text: &str) -> Result<(), Error> {
 
 /// Prints a line beside the results: progress, warnings.
 pub fn line(text: &str) {
+    clear();
     let mut out = io::stderr().lock();
     // Whoever closed our standard error does not want to hear about it either.
     let _ = writeln!(out, "{}", printable(text));
 }
 
+/// A line is on the terminal that the next one replaces.
+static PASSING: AtomicBool = AtomicBool::new(false);
+
+/// Whether standard error is a terminal on which a line can be written over.
+#[must_use]
+pub fn can_write_over() -> bool {
+    io::stderr().is_terminal()
+        && std::env::var_os("TERM").is_none_or(|name| !name.is_empty() && name != "dumb")
+}
+
+/// Shows a line that the next one replaces, as much of it as fits; for terminals, see [`can_write_over`].
+pub fn passing(text: &str) {
+    let columns = u7s_sys::tty::size(io::stderr()).map_or(0, |size| <(u16, u16)>::from(size).0);
+    let mut out = io::stderr().lock();
+    let _ = write!(out, "\r\x1b[K{}", fitting(&printable(text), columns)).and_then(|()| out.flush());
+    PASSING.store(true, Ordering::Relaxed);
+}
+
+/// What of a text fits into a line without wrapping; a terminal that does not know its width has 80 columns.
+fn fitting(text: &str, columns: u16) -> String {
+    let columns = if columns == 0 { 80 } else { usize::from(columns) };
+    text.chars().filter(|c| *c != '\n').take(columns - 1).collect()
+}
+
+fn clear() {
+    if PASSING.swap(false, Ordering::Relaxed) {
+        let mut out = io::stderr().lock();
+        let _ = write!(out, "\r\x1b[K").and_then(|()| out.flush());
+    }
+}
+
+/// Takes JSON objects, one a line.
+#[derive(Debug)]
+pub struct Events(File);
+
+/// Standard output for events alone: what else would be printed there, by us and by programs that we start, goes to standard
+/// error from now on.
+///
+/// # Errors
+/// `Output`: one of the two is closed.
+pub fn events() -> Result<Events, Error> {
+    let out = u7s_sys::streams::divert_stdout().map_err(|error| Error::Output(io::Error::other(error)))?;
+    Ok(Events(out.into()))
+}
+
+impl Events {
+    /// Events that go elsewhere.
+    #[cfg(test)]
+    pub(crate) fn to(file: File) -> Self {
+        Self(file)
+    }
+
+    /// Writes one object. A reader that went away does not end a command half done.
+    pub fn say(&mut self, object: &serde_json::Value) {
+        let _ = self.0.write_all(format!("{object}\n").as_bytes());
+    }
+}
+
 /// Prints texts that another program would print, with its line ends: to standard output, then to standard error.
 pub fn relay(stdout: &str, stderr: &str) {
+    clear();
     let _ = io::stdout().write_all(stdout.as_bytes()).and_then(|()| io::stdout().flush());
     let _ = io::stderr().write_all(stderr.as_bytes());
 }
@@ -113,7 +187,8 @@ fn ended_inside(error: &Error) -> bool {
 }
 
 /// The error and its causes, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -306,6 +381,13 @@ mod tests {
         let source = io::Error::from(ErrorKind::PermissionDenied);
         let error = Error::Enter(enter::Error::File { path: PathBuf::from("/x"), source });
         assert_eq!(chain(&error), "cannot read /x: permission denied");
+    }
+
+    #[test]
+    fn a_line_that_is_written_over_never_wraps() {
+        assert_eq!(fitting("0123456789012345678901234", 20), "0123456789012345678");
+        assert_eq!(fitting("\u{430}\u{431}\nc", 20), "\u{430}\u{431}c");
+        assert_eq!((fitting("abc", 1), fitting(&"x".repeat(100), 0).len()), (String::new(), 79));
     }
 
     #[test]

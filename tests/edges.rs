@@ -13,6 +13,7 @@ mod tests {
         ("u7s-supervisor", &["u7s-net", "u7s-plan", "u7s-sys"]),
         ("u7s-net", &["u7s-plan", "u7s-sys"]),
         ("u7s-plan", &[]),
+        ("u7s-pages", &[]),
         ("u7s-sys", &[]),
     ];
 

@@ -8,6 +8,7 @@ use u7s_host::lock::Lock;
 use u7s_host::probe;
 use u7s_plan::config::Config;
 use u7s_plan::init;
+use u7s_plan::request::Form;
 use u7s_plan::step::Plan;
 use u7s_shim::kubeadm::words;
 
@@ -64,7 +65,7 @@ pub(super) fn before(argv: &[OsString]) -> Result<(), Error> {
 
 fn load(config: &Config, plan: &Plan) -> Result<Tally, Error> {
     let _lock = Lock::take()?;
-    let mut progress = Progress::default();
+    let mut progress = Progress::begin("load-images", Form::Text)?;
     // The phase is not the command's: that it held already would be said of something else.
     let mut tell = |event: Event<'_>| {
         if !matches!(event, Event::Phase(_)) {

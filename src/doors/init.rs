@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use u7s_host::apply::{Applier, Border, Tally, failpoint};
 use u7s_host::enter;
 use u7s_host::lock::Lock;
@@ -9,8 +10,8 @@ use u7s_host::{probe, timings};
 use u7s_plan::config::Config;
 use u7s_plan::init::{Docs, Outcome};
 use u7s_plan::need::Unmet;
-use u7s_plan::request;
-use u7s_plan::step::Phase;
+use u7s_plan::request::{self, Form};
+use u7s_plan::step::{Phase, PhaseSteps, Plan, Step};
 use u7s_plan::timings::Run;
 use u7s_plan::{kubeadm, yaml};
 
@@ -37,6 +38,14 @@ impl<'a> Command<'a> {
         }
     }
 
+    /// The subcommand.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Init(_) => "init",
+            Self::Join(_) => "join",
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Init(_) => "kubeadm init",
@@ -58,6 +67,14 @@ pub(super) fn run(request: Command<'_>) -> Result<End, Error> {
     if request.given().dry_run {
         return show(request);
     }
+    let mut progress = Progress::begin(request.word(), request.given().output)?;
+    let mut tally = None;
+    let result = perform(request, &mut progress, &mut tally);
+    progress.finish(&result, tally);
+    result
+}
+
+fn perform(request: Command<'_>, progress: &mut Progress, done: &mut Option<Tally>) -> Result<End, Error> {
     if enter::inside() {
         return Err(Error::Inside);
     }
@@ -69,16 +86,18 @@ pub(super) fn run(request: Command<'_>) -> Result<End, Error> {
     let _lock = Lock::take()?;
     let mut watch = Stopwatch::start(request.name());
     watch.phase(Phase::Preflight, Instant::now());
+    progress.phase(Phase::Preflight);
     let outcome = plan(&config, request)?;
     failpoint(Border::Before, Phase::Preflight);
-    preflight(&outcome)?;
+    preflight(&outcome, progress)?;
     failpoint(Border::After, Phase::Preflight);
-    let applied = apply(&config, request, outcome, &mut watch);
+    let applied = apply(&config, request, outcome, (&mut watch, progress));
     let run = watch.stop(Instant::now());
     if applied.as_ref().map_or(true, |(_, tally)| tally.done > 0) {
         keep(&run, request.given());
     }
     let (outcome, tally) = applied?;
+    *done = Some(tally);
     if outcome.summary.role.joins() {
         compare(&config)?;
     }
@@ -89,12 +108,33 @@ pub(super) fn run(request: Command<'_>) -> Result<End, Error> {
 /// Prints the plan, changes nothing, and says whether the host is ready for it.
 pub(super) fn show(request: Command<'_>) -> Result<End, Error> {
     let outcome = plan(&machine::config_or_default(machine::effective_uid() == 0)?, request)?;
-    report::result(&outcome.plan.to_string())?;
+    match request.given().output {
+        Form::Json => report::result(&format!("{:#}\n", document(request.word(), &outcome)))?,
+        Form::Text => report::result(&outcome.plan.to_string())?,
+    }
     if outcome.provisional {
         report::line("ids and what depends on them are a preview: the node's user does not exist yet");
     }
-    preflight(&outcome)?;
+    warn(&outcome)?;
     Ok(End::OK)
+}
+
+/// The plan and what stands against it, for programs.
+fn document(command: &str, outcome: &Outcome) -> Value {
+    json!({
+        "version": 1,
+        "command": command,
+        "provisional": outcome.provisional,
+        "phases": phases(&outcome.plan),
+        "unmet": outcome.unmet,
+    })
+}
+
+/// A plan's phases for programs: no secrets, no content of files.
+pub(super) fn phases(plan: &Plan) -> Value {
+    let step = |step: &Step| json!({"realm": step.realm.to_string(), "text": step.action.to_string(), "why": step.why});
+    let phase = |phase: &PhaseSteps| json!({"phase": phase.phase.as_str(), "steps": phase.steps.iter().map(step).collect::<Vec<_>>()});
+    plan.phases.iter().map(phase).collect()
 }
 
 /// All needs that are not met, for `u7s check`.
@@ -130,8 +170,14 @@ fn docs(request: Command<'_>) -> Result<Docs, Error> {
     Ok(docs)
 }
 
-/// Warnings are said, errors end the run: all at once.
-fn preflight(outcome: &Outcome) -> Result<(), Error> {
+/// Warnings and errors are told of, all at once.
+fn preflight(outcome: &Outcome, progress: &mut Progress) -> Result<(), Error> {
+    progress.unmet(&outcome.unmet);
+    warn(outcome)
+}
+
+/// Warnings are said, errors end the run.
+fn warn(outcome: &Outcome) -> Result<(), Error> {
     if outcome.errors().next().is_some() {
         return Err(Error::Unmet(outcome.unmet.clone()));
     }
@@ -153,21 +199,27 @@ fn apply(
     config: &Config,
     request: Command<'_>,
     planned: Outcome,
-    watch: &mut Stopwatch,
+    (watch, progress): (&mut Stopwatch, &mut Progress),
 ) -> Result<(Outcome, Tally), Error> {
-    let mut progress = Progress::default();
     let mut tally = Tally::default();
     let mut outcome = planned;
     if outcome.provisional {
-        tally = walk(config, &outcome, &mut progress, watch)?;
+        // Of what follows as many steps as the preview has.
+        progress.expect(steps(outcome.phases()) + steps(&outcome.plan.phases));
+        tally = walk(config, &outcome, progress, watch)?;
         watch.phase(Phase::Preflight, Instant::now());
         outcome = plan(config, request)?;
-        preflight(&outcome)?;
+        preflight(&outcome, progress)?;
     }
-    let rest = walk(config, &outcome, &mut progress, watch)?;
+    progress.expect(steps(outcome.phases()));
+    let rest = walk(config, &outcome, progress, watch)?;
     progress.end();
     let tally = Tally { done: tally.done + rest.done, held: rest.held, skipped: rest.skipped };
     Ok((outcome, tally))
+}
+
+fn steps<'a>(phases: impl IntoIterator<Item = &'a PhaseSteps>) -> usize {
+    phases.into_iter().map(|phase| phase.steps.len()).sum()
 }
 
 fn walk(

@@ -18,6 +18,9 @@ pub fn run(argv: &[OsString]) -> Result<End, Error> {
         Call::Reset(request) => reset::run(&request),
         Call::Unknown { .. } => pass::refuse(argv),
         Call::NotUtf8 { flag } => Err(Error::NotUtf8 { flag }),
+        Call::NoForm { value } => {
+            Err(Error::Usage(format!("--output is text or json, not {:?}", value.to_string_lossy())))
+        }
         Call::Info => pass::speak(argv),
         Call::Upgrade | Call::Phase | Call::Pass => pass::enter(argv),
     }

@@ -2,16 +2,17 @@
 
 use std::io::BufRead;
 
-use u7s_host::apply::{Applier, Event};
+use serde_json::json;
+use u7s_host::apply::{Applier, Event, Tally};
 use u7s_host::enter;
 use u7s_host::lock::Lock;
 use u7s_host::probe;
 use u7s_plan::config::Config;
-use u7s_plan::request;
+use u7s_plan::request::{self, Form};
 use u7s_plan::step::Plan;
 
-use super::machine;
 use super::progress::Progress;
+use super::{init, machine};
 use crate::{End, Error, report};
 
 /// The longest answer that is read, bytes.
@@ -19,23 +20,45 @@ const LONGEST: u64 = 1024;
 
 /// Plans `kubeadm reset` and applies it, or with `--dry-run` prints it.
 pub(super) fn run(request: &request::Reset) -> Result<End, Error> {
-    let root = machine::effective_uid() == 0;
-    let config = machine::config_or_default(root)?;
+    let config = machine::config_or_default(machine::effective_uid() == 0)?;
     if request.dry_run {
-        report::result(&plan(&config, request)?.to_string())?;
-        return Ok(End::OK);
+        return show(&plan(&config, request)?, request.output);
     }
+    let mut progress = Progress::begin("reset", request.output)?;
+    let mut tally = None;
+    let result = perform(&config, request, &mut progress, &mut tally);
+    progress.finish(&result, tally);
+    result
+}
+
+fn show(plan: &Plan, form: Form) -> Result<End, Error> {
+    match form {
+        Form::Text => report::result(&plan.to_string())?,
+        Form::Json => {
+            let document = json!({"version": 1, "command": "reset", "phases": init::phases(plan)});
+            report::result(&format!("{document:#}\n"))?;
+        }
+    }
+    Ok(End::OK)
+}
+
+fn perform(
+    config: &Config,
+    request: &request::Reset,
+    progress: &mut Progress,
+    done: &mut Option<Tally>,
+) -> Result<End, Error> {
     if enter::inside() {
         return Err(Error::Inside);
     }
-    if !root {
+    if machine::effective_uid() != 0 {
         return Err(machine::not_privileged("kubeadm reset"));
     }
     if !request.force && !skips_preflight(request) {
         confirm()?;
     }
     let _lock = Lock::take()?;
-    apply(&config, &plan(&config, request)?)
+    apply(config, &plan(config, request)?, progress, done)
 }
 
 fn plan(config: &Config, request: &request::Reset) -> Result<Plan, Error> {
@@ -54,11 +77,17 @@ fn document(request: &request::Reset) -> Result<Option<serde_json::Value>, Error
     }
 }
 
-fn apply(config: &Config, plan: &Plan) -> Result<End, Error> {
-    let mut progress = Progress::default();
+fn apply(
+    config: &Config,
+    plan: &Plan,
+    progress: &mut Progress,
+    done: &mut Option<Tally>,
+) -> Result<End, Error> {
+    progress.expect(plan.phases.iter().map(|phase| phase.steps.len()).sum());
     let mut tell = |event: Event<'_>| progress.hear(&event);
     let (tally, errors) = Applier::new(&config.user, &mut tell)?.run_on(&plan.phases);
     progress.end();
+    *done = Some(tally);
     if !errors.is_empty() {
         return Err(Error::Reset(errors));
     }

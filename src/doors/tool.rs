@@ -11,6 +11,7 @@ use super::{images, machine, ports};
 use crate::{End, Error, report};
 
 mod check;
+mod completion;
 mod host_apply;
 mod plan;
 mod shell;
@@ -82,6 +83,9 @@ enum Command {
     LoadImages,
     /// Set again what a reboot loses on the host: modules, sysctls, device modes. u7s.service does this as root.
     HostApply,
+    /// Print what a shell needs to complete command lines of u7s.
+    #[command(after_help = completion::HELP)]
+    Completion(completion::Completion),
     /// Print the version.
     Version,
 }
@@ -125,6 +129,7 @@ pub fn run(argv: &[OsString]) -> Result<End, Error> {
         Command::Shell { command } => shell::run(command),
         Command::LoadImages => images::run(),
         Command::HostApply => host_apply::run(),
+        Command::Completion(completion) => completion::run(&completion),
         Command::Version => version(),
     }
 }

@@ -17,6 +17,7 @@ mod mixed;
 mod outside;
 mod pair;
 mod posture;
+mod progress;
 mod refusals;
 mod reset;
 mod resume;
@@ -53,6 +54,7 @@ const GROUPS: [Group; 10] = [
         name: "quiet",
         modules: &[
             init::TESTS,
+            progress::TESTS,
             services::TESTS,
             posture::TESTS,
             faults::TESTS,

@@ -10,6 +10,16 @@ use crate::need::Ignored;
 /// Flags whose values are secrets: shown as `<redacted>` wherever a request is printed.
 pub const SECRET_FLAGS: [&str; 4] = ["token", "certificate-key", "discovery-token", "tls-bootstrap-token"];
 
+/// How a command says what it does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Form {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// Events for programs, one JSON object a line.
+    Json,
+}
+
 /// `kubeadm init`, flags parsed loosely once, each value as the user wrote it; those of join have the same shape.
 ///
 /// Every flag of kubeadm 1.34's init and join has its place here; a flag that was not given is `None` or empty.
@@ -30,6 +40,8 @@ pub struct Init {
     pub config: Option<PathBuf>,
     /// `--dry-run`.
     pub dry_run: bool,
+    /// `--output`.
+    pub output: Form,
     /// `--ignore-preflight-errors`; not in [`Self::pass_flags`], since it goes into the configuration.
     pub ignored: Ignored,
 }
@@ -69,6 +81,7 @@ impl fmt::Debug for Init {
             .field("skip_phases", &self.skip_phases)
             .field("config", &self.config)
             .field("dry_run", &self.dry_run)
+            .field("output", &self.output)
             .field("ignored", &self.ignored)
             .finish()
     }
@@ -97,6 +110,8 @@ pub struct Reset {
     pub force: bool,
     /// `--dry-run`.
     pub dry_run: bool,
+    /// `--output`.
+    pub output: Form,
     /// `--ignore-preflight-errors`; also in [`Self::pass_flags`].
     pub ignored: Ignored,
 }

@@ -15,6 +15,7 @@ pub mod mount;
 pub mod netlink;
 pub mod pidfd;
 pub mod spawn;
+pub mod streams;
 pub mod tap;
 pub mod tty;
 pub mod userns;

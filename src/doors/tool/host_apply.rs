@@ -3,6 +3,7 @@
 use u7s_host::apply::{Applier, Event};
 use u7s_host::probe;
 use u7s_plan::host;
+use u7s_plan::request::Form;
 
 use crate::doors::machine;
 use crate::doors::progress::Progress;
@@ -17,7 +18,7 @@ pub(super) fn run() -> Result<End, Error> {
         return Err(machine::not_privileged("u7s host-apply"));
     }
     let plan = u7s_plan::init::volatile(&machine::config()?, &probe::machine(), probe::node()?.as_ref());
-    let mut progress = Progress::default();
+    let mut progress = Progress::begin("host-apply", Form::Text)?;
     let mut tell = |event: Event<'_>| progress.hear(&event);
     Applier::new(host::USER, &mut tell)?.run(&plan.phases)?;
     progress.end();

@@ -37,6 +37,8 @@ pub(super) enum Takes {
     List,
     /// A boolean; bare means true.
     Bool,
+    /// The form of what we say: `text` or `json`.
+    Form,
     /// Help, which is handled before all else.
     Help,
 }
@@ -59,6 +61,8 @@ pub(super) enum Refused {
     ByKubeadm(OsString),
     /// It cannot be written into a configuration: the flag's name.
     NotUtf8(String),
+    /// A form of [`OUTPUT`] that there is not.
+    Form(OsString),
 }
 
 impl Flag {
@@ -75,6 +79,9 @@ const fn flag(name: &'static str, takes: Takes, goes: Goes) -> Flag {
 const fn short(letter: u8, flag: Flag) -> Flag {
     Flag { short: Some(letter), ..flag }
 }
+
+/// How we speak of what we do: ours, beside kubeadm's own flags, which has none of this name for the commands that are planned.
+pub(super) const OUTPUT: Flag = short(b'o', flag("output", Takes::Form, Goes::Ours));
 
 /// Flags of `kubeadm init`, the same from 1.31 to 1.36.
 ///
@@ -95,6 +102,7 @@ pub(super) const INIT: &[Flag] = &[
     flag("image-repository", Takes::Text, Goes::Field),
     flag("kubernetes-version", Takes::Text, Goes::Field),
     flag("node-name", Takes::Text, Goes::Field),
+    OUTPUT,
     flag("patches", Takes::Text, Goes::Field),
     flag("pod-network-cidr", Takes::Text, Goes::Field),
     flag("rootfs", Takes::Text, Goes::Pass),
@@ -128,6 +136,7 @@ pub(super) const JOIN: &[Flag] = &[
     short(b'h', flag("help", Takes::Help, Goes::Ours)),
     flag("ignore-preflight-errors", Takes::List, Goes::Ours),
     flag("node-name", Takes::Text, Goes::Field),
+    OUTPUT,
     flag("patches", Takes::Text, Goes::Field),
     flag("rootfs", Takes::Text, Goes::Pass),
     flag("skip-phases", Takes::List, Goes::Pass),
@@ -177,6 +186,7 @@ pub(super) const RESET: &[Flag] = &[
     short(b'h', flag("help", Takes::Help, Goes::Ours)),
     flag("ignore-preflight-errors", Takes::List, Goes::Pass),
     flag("kubeconfig", Takes::Text, Goes::Pass),
+    OUTPUT,
     flag("rootfs", Takes::Text, Goes::Pass),
     flag("skip-phases", Takes::List, Goes::Pass),
     short(b'v', flag("v", Takes::Level, Goes::Pass)),
@@ -245,6 +255,10 @@ fn common(given: Vec<Given<'_>>) -> Result<request::Init, Refused> {
             request.config = Some(PathBuf::from(given.value));
             continue;
         }
+        if given.flag == &OUTPUT {
+            request.output = form(&given)?;
+            continue;
+        }
         let values = checked(&given)?;
         match (name, given.flag.goes) {
             ("dry-run", Goes::Ours) => request.dry_run = values == ["true"],
@@ -273,6 +287,10 @@ pub(super) fn reset(given: Vec<Given<'_>>) -> Result<Call, Refused> {
             request.config = Some(PathBuf::from(given.value)).filter(|path| !path.as_os_str().is_empty());
             continue;
         }
+        if given.flag == &OUTPUT {
+            request.output = form(&given)?;
+            continue;
+        }
         let values = checked(&given)?;
         match given.flag.name {
             "dry-run" => {
@@ -289,6 +307,14 @@ pub(super) fn reset(given: Vec<Given<'_>>) -> Result<Call, Refused> {
     Ok(Call::Reset(request))
 }
 
+fn form(given: &Given<'_>) -> Result<request::Form, Refused> {
+    match given.value.to_str() {
+        Some("text") => Ok(request::Form::Text),
+        Some("json") => Ok(request::Form::Json),
+        _ => Err(Refused::Form(given.value.to_owned())),
+    }
+}
+
 /// The value, or the items of a list: numbers decimal, booleans `true` or `false`.
 fn checked(given: &Given<'_>) -> Result<Vec<String>, Refused> {
     let Some(text) = given.value.to_str() else {
@@ -299,7 +325,7 @@ fn checked(given: &Given<'_>) -> Result<Vec<String>, Refused> {
     };
     let one = |value: String| vec![value];
     let values = match given.flag.takes {
-        Takes::Text => Some(one(text.to_owned())),
+        Takes::Text | Takes::Form => Some(one(text.to_owned())),
         Takes::Int => values::int32(text).map(|value| one(value.to_string())),
         Takes::Level => values::level(text).map(|value| one(value.to_string())),
         Takes::Duration => values::duration(text).map(|()| one(text.to_owned())),

@@ -46,6 +46,11 @@ pub enum Call {
         /// The flag, without dashes.
         flag: String,
     },
+    /// `--output` of `init`, `join` or `reset`, which is ours, with a form that there is not.
+    NoForm {
+        /// The value.
+        value: OsString,
+    },
 }
 
 /// Reads kubeadm's arguments, without the program's name.
@@ -97,6 +102,7 @@ fn workflow<'a>(
         // reset takes any words and ignores them.
         (Some(word), Ok(Call::Init(_))) => Call::Unknown { flag: (*word).to_owned() },
         (_, Err(flags::Refused::NotUtf8(flag))) => Call::NotUtf8 { flag },
+        (_, Err(flags::Refused::Form(value))) => Call::NoForm { value },
         (_, Ok(Call::Join(request))) => endpoint(request, &read.words),
         (_, Ok(call)) => call,
     }

@@ -1,0 +1,138 @@
+//! What is said while `kubeadm init` works: events for programs, lines for people, on a terminal of any width.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::Listed;
+use crate::world::{Check, IGNORED, SHIMS, World, exits, holds, kubeadm, note};
+
+pub(crate) const TESTS: &[Listed] = &[
+    ("progress::events_of_a_finished_node_cover_all_phases", events_of_a_finished_node_cover_all_phases),
+    ("progress::a_refused_init_ends_with_an_event", a_refused_init_ends_with_an_event),
+    ("progress::a_plan_is_a_document", a_plan_is_a_document),
+    ("progress::a_terminal_of_20_columns_is_written_over", a_terminal_of_20_columns_is_written_over),
+    ("progress::events_of_a_start_have_waits_and_kubeadms_words_stay", a_start_has_waits),
+];
+
+const PHASES: [&str; 7] = ["preflight", "host", "configure", "namespace", "cluster", "publish", "enable"];
+
+/// All lines of standard output are events; the last one tells the end, with this exit status.
+fn events(stdout: &str, exit: u64) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
+    let parsed: Result<Vec<Value>, _> = stdout.lines().map(serde_json::from_str).collect();
+    let events = parsed.map_err(|error| format!("{error} in {stdout}"))?;
+    let (mut latest, mut step) = (0.0, 0);
+    for event in &events {
+        let common = event["version"] == 1 && event["command"] == "init" && event["event"].is_string();
+        let elapsed = event["elapsed"].as_f64().unwrap_or(-1.0);
+        holds(common && elapsed >= latest, format!("no event, or out of order: {event}"))?;
+        latest = elapsed;
+        if let Some(number) = event["step"].as_u64() {
+            let begins = u64::from(event["state"] == "begins");
+            holds(
+                number >= step && number <= event["steps"].as_u64().unwrap_or(0),
+                format!("step {number}: {event}"),
+            )?;
+            step = number - begins;
+        }
+    }
+    let end = events.last().cloned().unwrap_or_default();
+    holds(end["event"] == "end" && end["exit"] == exit, format!("the end: {end}"))?;
+    note(format!("{} events in {latest} s, {step} steps; the last: {end}", events.len()));
+    Ok(events)
+}
+
+fn named<'a>(events: &'a [Value], kind: &str, member: &str) -> Vec<&'a str> {
+    events.iter().filter(|event| event["event"] == kind).filter_map(|event| event[member].as_str()).collect()
+}
+
+fn events_of_a_finished_node_cover_all_phases(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    cluster.converge(Duration::from_secs(120))?;
+    let again = kubeadm(cluster.node(), &["init", IGNORED, "--output", "json"]).run()?;
+    exits(&again, 0)?;
+    let events = events(&again.stdout, 0)?;
+    let phases = named(&events, "phase", "phase");
+    holds(phases == PHASES, format!("the phases are {phases:?}"))?;
+    let states: BTreeSet<&str> = named(&events, "step", "state").into_iter().collect();
+    note(format!("states of steps: {states:?}"));
+    let last = events.iter().rev().find(|event| event["event"] == "step").cloned().unwrap_or_default();
+    holds(last["step"] == last["steps"], format!("the last step is not the last: {last}"))?;
+    holds(again.stderr.contains("nothing to do"), format!("the closing words: {}", again.stderr))
+}
+
+fn a_refused_init_ends_with_an_event(world: &World) -> Check {
+    let bare = world.bare()?;
+    let refused = kubeadm(&bare.node, &["init", "-o", "json"]).run()?;
+    exits(&refused, 2)?;
+    let events = events(&refused.stdout, 2)?;
+    let ids = named(&events, "unmet", "id");
+    holds(ids.contains(&"CgroupControllers"), format!("the ids are {ids:?}"))?;
+    holds(refused.stderr.contains("[ERROR CgroupControllers]"), refused.stderr.clone())?;
+    let wrong = kubeadm(&bare.node, &["init", "--output=yaml"]).run()?;
+    exits(&wrong, 3)?;
+    holds(wrong.stderr.contains("text or json"), wrong.stderr.clone())
+}
+
+fn a_plan_is_a_document(world: &World) -> Check {
+    let bare = world.bare()?;
+    let plan = kubeadm(&bare.node, &["init", "--dry-run", "--output=json", IGNORED]).run()?;
+    exits(&plan, 0)?;
+    let document: Value = serde_json::from_str(&plan.stdout)?;
+    let phases: Vec<&str> =
+        document["phases"].as_array().into_iter().flatten().filter_map(|it| it["phase"].as_str()).collect();
+    holds(phases == PHASES[1..], format!("the phases are {phases:?}"))?;
+    holds(document["version"] == 1 && document["provisional"] == true, plan.stdout.clone())
+}
+
+/// A wait is one line of at most 19 characters, and is gone when the next line comes; with `NO_COLOR` as without.
+fn a_terminal_of_20_columns_is_written_over(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    let node = cluster.node();
+    for variable in ["NO_COLOR=1", "COLOR="] {
+        node.ok(&["systemctl", "stop", "u7s"])?;
+        let script = format!("stty cols 20; {variable} PATH={SHIMS}:$PATH kubeadm init {IGNORED}");
+        let shown = node.command(&["script", "-qec", &script, "/dev/null"]).env("TERM", "xterm");
+        let shown = shown.within(Duration::from_secs(180)).run()?;
+        exits(&shown, 0)?;
+        let text = shown.stdout.clone();
+        let passing: Vec<&str> = text
+            .split("\r\u{1b}[K")
+            .skip(1)
+            .map(|part| part.split(['\r', '\n']).next().unwrap_or_default())
+            .filter(|part| part.starts_with(['|', '/', '-', '\\']))
+            .collect();
+        note(format!("{} lines written over, such as {:?}", passing.len(), passing.first()));
+        holds(!passing.is_empty(), format!("nothing was written over: {text:?}"))?;
+        let longest = passing.iter().map(|line| line.chars().count()).max().unwrap_or(0);
+        holds(longest <= 19, format!("{longest} characters on a terminal of 20"))?;
+        let others = text.replace("\r\u{1b}[K", "");
+        holds(!others.contains('\u{1b}'), format!("other sequences: {others:?}"))?;
+        holds(text.contains("done: start u7s.service"), format!("{text:?}"))?;
+    }
+    let piped = node.command(&[
+        "sh",
+        "-c",
+        &format!("systemctl stop u7s; PATH={SHIMS}:$PATH kubeadm init {IGNORED}"),
+    ]);
+    let piped = piped.within(Duration::from_secs(180)).run()?;
+    exits(&piped, 0)?;
+    let sequences = [&piped.stdout, &piped.stderr].into_iter().any(|text| text.contains(['\u{1b}', '\r']));
+    holds(!sequences, format!("sequences without a terminal: {piped}"))?;
+    holds(piped.stderr.contains("[namespace] done: start u7s.service"), piped.stderr.clone())
+}
+
+fn a_start_has_waits(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    let node = cluster.node();
+    node.ok(&["systemctl", "stop", "u7s"])?;
+    let again = kubeadm(node, &["init", IGNORED, "--output=json"]).run()?;
+    exits(&again, 0)?;
+    let events = events(&again.stdout, 0)?;
+    let waits = named(&events, "wait", "text");
+    note(format!("waits: {waits:?}"));
+    holds(waits.iter().any(|text| text.contains("u7s.service")), format!("no wait for the unit: {waits:?}"))?;
+    cluster.converge(Duration::from_secs(180))?;
+    Ok(())
+}
