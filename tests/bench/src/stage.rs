@@ -81,7 +81,8 @@ impl Stage {
         let mut node = lan.node("bench")?;
         node.install_kit(&[])?;
         let own = std::env::current_exe().map_err(Error::file("finding", "u7s-bench"))?;
-        let binds = [("u7s-bench", own), ("rootlesskit", rootlesskit)];
+        u7s_kit::require_packages(&["passt"], &say)?;
+        let binds = [("u7s-bench", own), ("rootlesskit", rootlesskit), ("pasta", "/usr/bin/pasta".into())];
         let built = PROGRAMS.map(|(name, _)| (name, programs.path().join(name)));
         for (name, path) in binds.iter().chain(&built) {
             node.bind(path, &format!("{PLACE}/{name}"))?;

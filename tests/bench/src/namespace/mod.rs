@@ -84,13 +84,14 @@ fn series(variants: &[Variant], outcome: &Outcome, what: &str, of: impl Fn(&Time
 fn times_table(variants: &[Variant], ready: &[Series], wall: &[Series]) -> Table {
     let mut table = Table::new("Milliseconds", ["", "ready", "wall", "runs", "failed"]);
     for (place, variant) in variants.iter().enumerate() {
-        let driver = variant.kind == Kind::Driver;
+        let driver = matches!(variant.kind, Kind::Driver | Kind::Command);
         let count = ready[place].samples.len().to_string();
         let wall = if driver { "–".into() } else { wall[place].summary().text() };
         let failed = ready[place].failed().to_string();
         table.row([variant.name.clone(), ready[place].summary().text(), wall, count, failed]);
     }
-    table.note = "The last row: exec of slirp4netns to its ready byte, in namespaces with a tap0 that was made before.\n\
+    table.note = "The last two rows: exec of slirp4netns to its ready byte, of pasta until it has gone to the background, in namespaces with a\n\
+        tap0 that was made before. u7s has no driver for pasta: it could not be ready before pasta is.\n\
         A driver that u7s hands the tap need not be waited for: the kernel keeps what is sent before it reads.".into();
     table
 }
@@ -129,7 +130,8 @@ fn overview(variants: &[Variant], ready: &[Series], wall: &[Series]) -> Chart {
         let parts = vec![("to ready".to_owned(), ready), ("to gone".to_owned(), (wall - ready).max(0.0))];
         Bar { label: format!("{} ({} ms)", variants[place].name, short(ready)), parts }
     };
-    let tools = (0..variants.len()).filter(|place| variants[*place].kind != Kind::Driver);
+    let tools =
+        (0..variants.len()).filter(|place| !matches!(variants[*place].kind, Kind::Driver | Kind::Command));
     Chart {
         name: "namespace".into(),
         title: "Namespace set-up: exec to ready, ready to gone (medians)".into(),

@@ -22,7 +22,7 @@ pub(super) struct Traced {
 pub(super) fn run(stage: &Stage, settings: &Settings, variants: &[Variant]) -> Result<Vec<Traced>, Error> {
     let log = place("run/strace");
     let mut all = Vec::new();
-    for variant in variants.iter().filter(|variant| variant.kind != Kind::Driver) {
+    for variant in variants.iter().filter(|variant| !matches!(variant.kind, Kind::Driver | Kind::Command)) {
         let mut traced =
             Traced { name: variant.name.clone(), program: variant.argv[0].clone(), logs: Vec::new() };
         let job = Job { rounds: 1, variants: vec![Variant { trace: Some(log.clone()), ..variant.clone() }] };

@@ -41,6 +41,7 @@ pub(super) const RK_HOST: &str = "RootlessKit --net=host";
 pub(super) const RK_NAMESPACES: &str = "RootlessKit --net=host, podsec's other flags";
 pub(super) const RK_PODSEC: &str = "RootlessKit, podsec's flags";
 pub(super) const DRIVER: &str = "slirp4netns of Debian stable alone";
+pub(super) const PASTA: &str = "(c): Debian's pasta alone";
 
 /// All that are there, in the order of the tables.
 pub(super) fn all(stage: &Stage) -> Result<Vec<Variant>, Error> {
@@ -74,6 +75,14 @@ pub(super) fn all(stage: &Stage) -> Result<Vec<Variant>, Error> {
     );
     let driver = tool(stage, DRIVER, words(&driver), 0);
     variants.push(Variant { kind: Kind::Driver, ..driver });
+    // It goes to the background when it is ready.
+    let pasta = format!(
+        "{} --quiet --ipv4-only --tcp-ports none --udp-ports none --tcp-ns none --udp-ns none --no-map-gw --mtu {MTU} \
+         --address {} --ns-ifname tap0 @TAP@",
+        place("pasta"),
+        stage.node.ip()
+    );
+    variants.push(Variant { kind: Kind::Command, ..tool(stage, PASTA, words(&pasta), 0) });
     Ok(variants)
 }
 

@@ -25,11 +25,7 @@ umount /var/lib/containers/storage/overlay 2>/dev/null || :
 rm -rf /var/lib/containers/storage /run/containers/storage";
 
 /// A node of its own: images, CRI-O, init, Ready, and a reboot if one is wanted.
-pub(super) fn measure(
-    lan: &Lan,
-    programs: &Path,
-    (name, reboot): (&str, bool),
-) -> Result<Seen, Error> {
+pub(super) fn measure(lan: &Lan, programs: &Path, (name, reboot): (&str, bool)) -> Result<Seen, Error> {
     let mut node = lan.node(name)?;
     node.install_kit(&[])?;
     node.boot(Duration::from_secs(90))?;
