@@ -6,6 +6,7 @@
 pub mod doors;
 pub mod error;
 pub mod report;
+pub mod words;
 
 pub use error::Error;
 

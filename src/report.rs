@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use u7s_host::{control, enter};
 use u7s_plan::need::{Level, Unmet};
 
-use crate::{End, Error};
+use crate::{End, Error, words};
 
 /// Something went wrong that has no status of its own.
 const GENERAL: u8 = 1;
@@ -65,12 +65,22 @@ pub fn result(text: &str) -> Result<(), Error> {
     }
 }
 
-/// Prints a line beside the results: progress, warnings.
+/// Prints a result for people, each line in the reader's language.
+///
+/// # Errors
+/// `Output`, unless the reader merely went away.
+pub fn text(text: &str) -> Result<(), Error> {
+    let lines: Vec<_> = text.split('\n').map(words::say).collect();
+    result(&lines.join("\n"))
+}
+
+/// Prints a line beside the results, in the reader's language: progress, warnings.
 pub fn line(text: &str) {
     clear();
+    let text = words::say(text);
     let mut out = io::stderr().lock();
     // Whoever closed our standard error does not want to hear about it either.
-    let _ = writeln!(out, "{}", printable(text));
+    let _ = writeln!(out, "{}", printable(&text));
 }
 
 /// A line is on the terminal that the next one replaces.
@@ -87,7 +97,8 @@ pub fn can_write_over() -> bool {
 pub fn passing(text: &str) {
     let columns = u7s_sys::tty::size(io::stderr()).map_or(0, |size| <(u16, u16)>::from(size).0);
     let mut out = io::stderr().lock();
-    let _ = write!(out, "\r\x1b[K{}", fitting(&printable(text), columns)).and_then(|()| out.flush());
+    let _ =
+        write!(out, "\r\x1b[K{}", fitting(&printable(&words::say(text)), columns)).and_then(|()| out.flush());
     PASSING.store(true, Ordering::Relaxed);
 }
 

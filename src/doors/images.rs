@@ -41,7 +41,7 @@ pub(super) fn run() -> Result<End, Error> {
     }
     machine::user(&config).ok_or_else(machine::no_namespace).and_then(|user| machine::target(&user))?;
     let Tally { done, held, .. } = load(&config, &init::images(&sources))?;
-    report::result(&format!("images of {done} sources were loaded, those of {held} were there\n"))?;
+    report::text(&format!("images of {done} sources were loaded, those of {held} were there\n"))?;
     Ok(End::OK)
 }
 

@@ -101,7 +101,7 @@ fn perform(request: Command<'_>, progress: &mut Progress, done: &mut Option<Tall
     if outcome.summary.role.joins() {
         compare(&config)?;
     }
-    report::result(&closing(&outcome, tally, &run))?;
+    report::text(&closing(&outcome, tally, &run))?;
     Ok(End::OK)
 }
 

@@ -91,7 +91,7 @@ fn apply(
     if !errors.is_empty() {
         return Err(Error::Reset(errors));
     }
-    report::result(match tally.done {
+    report::text(match tally.done {
         0 => "[u7s] no node is left on this host, there was nothing to do\n",
         _ => "[u7s] the host is as it was before init\n",
     })?;

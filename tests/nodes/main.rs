@@ -14,6 +14,7 @@ mod init;
 mod join;
 mod machine;
 mod mixed;
+mod operations;
 mod outside;
 mod pair;
 mod posture;
@@ -67,7 +68,7 @@ const GROUPS: [Group; 10] = [
     Group { name: "ha", modules: &[ha::TESTS] },
     Group { name: "pair", modules: &[join::TESTS, traffic::TESTS, outside::TESTS] },
     Group { name: "mixed", modules: &[mixed::TESTS] },
-    Group { name: "commands", modules: &[commands::TESTS] },
+    Group { name: "commands", modules: &[commands::TESTS, operations::TESTS] },
     Group { name: "flannel", modules: &[flannel::TESTS] },
     Group { name: "firewall", modules: &[firewall::TESTS, rootful::TESTS] },
     Group { name: "refusals", modules: &[refusals::TESTS] },

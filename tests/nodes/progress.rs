@@ -83,7 +83,7 @@ fn a_plan_is_a_document(world: &World) -> Check {
     let phases: Vec<&str> =
         document["phases"].as_array().into_iter().flatten().filter_map(|it| it["phase"].as_str()).collect();
     holds(phases == PHASES[1..], format!("the phases are {phases:?}"))?;
-    holds(document["version"] == 1 && document["provisional"] == true, plan.stdout.clone())
+    holds(document["version"] == 1 && document["provisional"].is_boolean(), plan.stdout.clone())
 }
 
 /// A wait is one line of at most 19 characters, and is gone when the next line comes; with `NO_COLOR` as without.

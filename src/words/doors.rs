@@ -1,0 +1,121 @@
+//! What the programs say by themselves: hints, progress, last words, headings.
+
+use super::Table;
+
+pub(super) const TABLE: Table = &[
+    ("[ERROR {id}]: {message*}", "[ERROR {id}]: {message*}"),
+    ("[WARNING {id}]: {message*}", "[WARNING {id}]: {message*}"),
+    ("hint: {hint*}", "подсказка: {hint*}"),
+    ("u7s: {doing}: {cause*}", "u7s: {doing}: {cause*}"),
+    // Hints: src/report.rs
+    (
+        "a token lives for 24 hours; a new one, on a control plane: kubeadm token create --print-join-command",
+        "токен действует 24 часа; новый, на управляющем узле: kubeadm token create --print-join-command",
+    ),
+    (
+        "the API server must answer from this host, in a few milliseconds: curl -k https://HOST:PORT/livez",
+        "сервер API должен отвечать этому хосту за несколько миллисекунд: curl -k https://ХОСТ:ПОРТ/livez",
+    ),
+    (
+        "packets of full size must pass: ping -M do -s 1472 HOST    (28 bytes less than the interface's MTU)",
+        "должны проходить пакеты полного размера: ping -M do -s 1472 ХОСТ    (на 28 байт меньше MTU интерфейса)",
+    ),
+    ("the clocks of both hosts must agree: timedatectl", "часы обоих хостов должны совпадать: timedatectl"),
+    (
+        "systemctl start u7s.service    (a node that was made before)",
+        "systemctl start u7s.service    (ранее созданный узел)",
+    ),
+    ("kubeadm init    (a new one)", "kubeadm init    (новый узел)"),
+    ("every key is explained in /etc/u7s/config.toml", "каждый ключ объяснён в /etc/u7s/config.toml"),
+    ("u7s check    (is this machine ready for one?)", "u7s check    (готова ли к этому машина?)"),
+    ("exit, then run it on the host", "exit, затем выполните это на хосте"),
+    (
+        "kubeadm reset    (again: what is done already holds)",
+        "kubeadm reset    (ещё раз: сделанное повторяться не будет)",
+    ),
+    (
+        "the same command again goes on from here; kubeadm reset takes everything back",
+        "та же команда продолжит с этого места; kubeadm reset вернёт всё назад",
+    ),
+    ("rm what is left behind: it holds a credential", "удалите (rm) оставшееся: в нём учётные данные"),
+    (
+        "nft list ruleset    (works?); modprobe nf_tables nft_ct nft_reject_inet",
+        "nft list ruleset    (работает?); modprobe nf_tables nft_ct nft_reject_inet",
+    ),
+    (
+        "without bounds for pods: in /etc/u7s/config.toml, section [firewall]: enabled = false",
+        "без ограничений для подов: в /etc/u7s/config.toml, раздел [firewall]: enabled = false",
+    ),
+    (
+        "kubeadm init    (again: it writes the file anew)",
+        "kubeadm init    (ещё раз: файл будет записан заново)",
+    ),
+    (
+        "wait until it ends; its pid is in /run/lock/u7s.lock",
+        "дождитесь его завершения; его pid в /run/lock/u7s.lock",
+    ),
+    // Progress: src/doors/progress/lines.rs
+    ("[{phase}] done: {step*}", "[{phase}] сделано: {step*}"),
+    ("[{phase}] done: {step*} ({seconds} s)", "[{phase}] сделано: {step*} ({seconds} с)"),
+    ("[{phase}] left out: {step*}", "[{phase}] пропущено: {step*}"),
+    ("[{phase}] failed: {step*}", "[{phase}] ошибка: {step*}"),
+    ("[{phase}] holds already", "[{phase}] уже в порядке"),
+    ("[{phase}] {what*}: {elapsed} s of {limit} s", "[{phase}] {what*}: {elapsed} с из {limit} с"),
+    ("{what*}: {elapsed} s of {limit} s", "{what*}: {elapsed} с из {limit} с"),
+    // Last words: src/doors/init.rs, src/doors/reset.rs, src/doors/images.rs
+    (
+        "ids and what depends on them are a preview: the node's user does not exist yet",
+        "идентификаторы и зависящее от них - предварительные: пользователя узла ещё нет",
+    ),
+    ("the times of this run are not kept: {error*}", "время этого запуска не сохранено: {error*}"),
+    ("[u7s] {head*}", "[u7s] {head*}"),
+    (
+        "the node stands as it should, there was nothing to do",
+        "узел в порядке, делать было нечего (nothing to do)",
+    ),
+    (
+        "{done} steps done, {held} held already, in {seconds} s (u7s timings: of what)",
+        "шагов сделано: {done}, уже было в порядке: {held}, за {seconds} с (u7s timings: на что)",
+    ),
+    (
+        "node {node} at {address}, Kubernetes {version}, {role*}",
+        "узел {node} с адресом {address}, Kubernetes {version}, {role*}",
+    ),
+    ("worker", "рабочий узел"),
+    ("pods {pods}, services {services}, {rest*}", "поды {pods}, сервисы {services}, {rest*}"),
+    ("joined by {endpoint}, {rest*}", "присоединён через {endpoint}, {rest*}"),
+    ("everything as {user}", "всё от имени {user}"),
+    ("everything as {user}, {rest*}", "всё от имени {user}, {rest*}"),
+    ("tainted for the control plane", "только для управляющих подов"),
+    ("tainted for the control plane, {rest*}", "только для управляющих подов, {rest*}"),
+    ("degraded: {ids}", "возможности ограничены: {ids}"),
+    ("to look inside: u7s status, u7s shell", "заглянуть внутрь: u7s status, u7s shell"),
+    (
+        "kubectl works on the control plane: kubectl get nodes",
+        "kubectl работает на управляющем узле: kubectl get nodes",
+    ),
+    ("kubeconfig of root: {root}, of {name}: {user}", "kubeconfig для root: {root}, для {name}: {user}"),
+    (
+        "[u7s] no node is left on this host, there was nothing to do",
+        "[u7s] на этом хосте узла нет, делать было нечего",
+    ),
+    ("[u7s] the host is as it was before init", "[u7s] хост такой, каким был до init"),
+    (
+        "images of {done} sources were loaded, those of {held} were there",
+        "загружены образы из источников: {done}, уже были: {held}",
+    ),
+    ("--output is text or json, not {value}", "--output принимает text или json, а не {value}"),
+    (
+        "phases of init are for control planes, this node is a worker",
+        "этапы init - для управляющих узлов, а этот узел рабочий",
+    ),
+    (
+        "{name}: no ResetConfiguration found in the configuration file",
+        "{name}: в файле настроек нет ResetConfiguration",
+    ),
+    ("these are not the flags of a kubeadm init", "это не флаги kubeadm init"),
+    (
+        "only the whole of kubeadm {command} has a plan, not its phases",
+        "план есть только у всего kubeadm {command}, но не у его этапов",
+    ),
+];
