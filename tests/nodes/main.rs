@@ -16,6 +16,8 @@ mod machine;
 mod mixed;
 mod operations;
 mod outside;
+mod package;
+mod packages;
 mod pair;
 mod posture;
 mod progress;
@@ -50,7 +52,7 @@ struct Group {
 ///
 /// scripts/nodes.sh runs the first one alone: times of a quiet machine are to be seen there, and limits of the machine
 /// that u7s raises and puts back. The others run beside each other, since they mostly wait; the longest begin.
-const GROUPS: [Group; 10] = [
+const GROUPS: [Group; 11] = [
     Group {
         name: "quiet",
         modules: &[
@@ -71,6 +73,7 @@ const GROUPS: [Group; 10] = [
     Group { name: "commands", modules: &[commands::TESTS, operations::TESTS] },
     Group { name: "flannel", modules: &[flannel::TESTS] },
     Group { name: "firewall", modules: &[firewall::TESTS, rootful::TESTS] },
+    Group { name: "package", modules: &[package::TESTS] },
     Group { name: "refusals", modules: &[refusals::TESTS] },
     Group { name: LONG, modules: &[upgrade::TESTS] },
 ];

@@ -11,6 +11,7 @@ use u7s_harness::{Client, Invocation, Lan, Node, Output, Snapshot};
 use crate::cluster::Cluster;
 use crate::firewall::Walled;
 use crate::ha::Trio;
+use crate::package::Packaged;
 use crate::pair::Pair;
 use crate::upgrade::Upgraded;
 
@@ -33,6 +34,7 @@ pub(crate) struct World {
     stranger: Mutex<Slot<Bare>>,
     trio: Mutex<Slot<Trio>>,
     walled: Mutex<Slot<Walled>>,
+    packaged: Mutex<Slot<Packaged>>,
     upgraded: Mutex<Slot<Upgraded>>,
 }
 
@@ -102,6 +104,11 @@ impl World {
         hold(&self.walled, || Walled::new(&*self.lan()?))
     }
 
+    /// The node that has u7s from its package.
+    pub(crate) fn packaged(&self) -> Result<Held<'_, Packaged>, Box<dyn Error>> {
+        hold(&self.packaged, || Packaged::new(&*self.lan()?))
+    }
+
     /// Two nodes of one cluster; the machines of the tests before go, for they would only take time from these.
     pub(crate) fn pair(&self) -> Result<Held<'_, Pair>, Box<dyn Error>> {
         self.retire();
@@ -138,6 +145,7 @@ impl World {
         *self.bare.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.walled.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
+        *self.packaged.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
     }
 }
 

@@ -48,6 +48,7 @@ const PACKAGES: &[&str] = &[
     "strace",
     "openssl",
     "netcat-openbsd",
+    "rpm",
 ];
 
 /// Units that would do things of their own while a test looks on, or want hardware.
