@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 mod doors;
 mod errors;
+mod health;
 mod locale;
 mod needs;
 mod steps;
@@ -26,7 +27,7 @@ enum Language {
 /// English and Russian, one template each.
 type Table = &'static [(&'static str, &'static str)];
 
-const TABLES: [Table; 4] = [needs::TABLE, errors::TABLE, steps::TABLE, doors::TABLE];
+const TABLES: [Table; 5] = [needs::TABLE, errors::TABLE, steps::TABLE, doors::TABLE, health::TABLE];
 
 /// The text in the reader's language.
 #[must_use]
