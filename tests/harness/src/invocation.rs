@@ -25,8 +25,9 @@ pub struct Invocation {
 }
 
 impl Invocation {
-    /// `enter` is the start of a command line that brings the rest to its place.
-    pub(crate) fn new<S: AsRef<str>>(enter: Vec<String>, argv: &[S]) -> Self {
+    /// `enter` is the start of a command line that brings the rest to its place; its own exit status, standard streams and
+    /// end are those of the rest.
+    pub fn new<S: AsRef<str>>(enter: Vec<String>, argv: &[S]) -> Self {
         let env = [&format!("PATH={PATH}"), "HOME=/root", "TERM=xterm", "LANG=C.UTF-8"].map(String::from);
         let argv = argv.iter().map(|arg| arg.as_ref().to_string()).collect();
         Self { enter, argv, env: env.into(), user: None, dir: None, input: Vec::new(), limit: LIMIT }

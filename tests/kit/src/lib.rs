@@ -8,10 +8,13 @@
 #![forbid(unsafe_code)]
 
 mod debian;
+mod emulator;
 mod error;
 mod golang;
 mod hash;
 mod images;
+mod kernels;
+mod machine;
 mod oci;
 mod run;
 mod store;
@@ -24,6 +27,8 @@ use std::path::{Path, PathBuf};
 pub use debian::require as require_packages;
 pub use error::Error;
 pub use hash::sha256_file;
+pub use kernels::Kernel;
+pub use machine::Machine;
 pub use store::cache_dir;
 
 use store::Store;
@@ -123,6 +128,22 @@ pub fn rootlesskit(say: Say<'_>) -> Result<PathBuf, Error> {
 /// As [`ensure`].
 pub fn unstable_driver(say: Say<'_>) -> Result<PathBuf, Error> {
     unstable::ensure(&Store::open(say)?)
+}
+
+/// The parts of a virtual machine: a Debian tree with udev, and kernels. Needs root; a cold cache takes two minutes.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn machine(say: Say<'_>) -> Result<Machine, Error> {
+    machine::ensure(&Store::open(say)?)
+}
+
+/// A directory with `qemu-system-x86_64` and `qemu-img` of Debian stable, whatever this machine has.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn emulator(say: Say<'_>) -> Result<PathBuf, Error> {
+    emulator::ensure(&Store::open(say)?)
 }
 
 impl Kit {

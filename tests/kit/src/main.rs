@@ -7,6 +7,7 @@ u7s-kit: real Kubernetes to test with, built once and kept in the cache
 
 usage: u7s-kit            build what the cache lacks, then list the parts
        u7s-kit --earlier  the same with the patch release before, which tests of upgrades begin with
+       u7s-kit --machine  make the Debian tree and kernels of virtual machines, and say where they are
        u7s-kit --help
 
 The cache is $XDG_CACHE_HOME/u7s/kit (by default ~/.cache/u7s/kit); remove it to build everything again.
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         None => build(u7s_kit::ensure(&progress)),
         Some("--earlier") => build(u7s_kit::ensure_earlier(&progress)),
+        Some("--machine") => machine(),
         Some("--help" | "-h") => {
             result(HELP);
             ExitCode::SUCCESS
@@ -43,6 +45,23 @@ fn build(kit: Result<u7s_kit::Kit, u7s_kit::Error>) -> ExitCode {
     match kit {
         Ok(kit) => {
             result(&list(&kit));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            progress(&format!("u7s-kit: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn machine() -> ExitCode {
+    match u7s_kit::machine(&progress) {
+        Ok(machine) => {
+            result(&format!("tree    {}\n", machine.tree().display()));
+            for kernel in machine.kernels() {
+                let (name, release) = (&kernel.name, &kernel.release);
+                result(&format!("kernel  {name} {release} {}\n", kernel.vmlinuz().display()));
+            }
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -8,11 +8,11 @@ use std::time::Duration;
 use crate::store::{Job, Store};
 use crate::{Error, debian};
 
-const SUITE: &str = "trixie";
+pub(crate) const SUITE: &str = "trixie";
 
 /// What a node has from its distribution: systemd, what u7s requires, what kubeadm's preflight and CRI-O look for, and
 /// tools that tests use inside.
-const PACKAGES: &[&str] = &[
+pub(crate) const PACKAGES: &[&str] = &[
     // the system
     "systemd",
     "systemd-sysv",
@@ -89,6 +89,14 @@ pub(crate) fn ensure(store: &Store<'_>) -> Result<PathBuf, Error> {
 }
 
 fn build(job: &Job<'_>) -> Result<(), Error> {
+    bootstrap(job, &job.dir, &[])?;
+    settle(&job.dir)?;
+    // Sysctls outside net/ are the machine's: a booting node must not set them.
+    remove_files(&job.dir.join("usr/lib/sysctl.d"))
+}
+
+/// A Debian with the packages of a node, and `more`, in the directory `root`.
+pub(crate) fn bootstrap(job: &Job<'_>, root: &Path, more: &[&str]) -> Result<(), Error> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::Missing {
             what: "root, to bootstrap the node tree".into(),
@@ -99,16 +107,21 @@ fn build(job: &Job<'_>) -> Result<(), Error> {
     let mirror = debian::mirror()?;
     let limit = Duration::from_secs(900);
     let mut debootstrap = isolated();
-    debootstrap.args(["debootstrap", "--variant=minbase", SUITE]).arg(&job.dir).arg(&mirror);
+    debootstrap.args(["debootstrap", "--variant=minbase", SUITE]).arg(root).arg(&mirror);
     job.log.run("bootstrap the node tree", limit, &mut debootstrap)?;
     // debootstrap does not understand virtual packages; apt does.
-    let mut apt = isolated();
-    apt.arg("chroot").arg(&job.dir);
-    apt.args(["apt-get", "-q", "-y", "install", "--no-install-recommends"]).args(PACKAGES);
-    apt.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
-    apt.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    job.log.run("install packages into the node tree", limit, &mut apt)?;
-    settle(&job.dir)
+    let mut apt = within(root);
+    apt.args(["apt-get", "-q", "-y", "install", "--no-install-recommends"]).args(PACKAGES).args(more);
+    job.log.run("install packages into the node tree", limit, &mut apt)
+}
+
+/// A command line in a tree, to be completed.
+pub(crate) fn within(root: &Path) -> Command {
+    let mut command = isolated();
+    command.arg("chroot").arg(root);
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command
 }
 
 /// The version of an installed package.
@@ -128,8 +141,8 @@ fn isolated() -> Command {
     command
 }
 
-/// Removes ballast and what a nested node may not do to the machine's kernel.
-fn settle(root: &Path) -> Result<(), Error> {
+/// Removes ballast, masks units, takes its identity away.
+pub(crate) fn settle(root: &Path) -> Result<(), Error> {
     for name in BALLAST {
         let path = root.join(name);
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
@@ -137,8 +150,6 @@ fn settle(root: &Path) -> Result<(), Error> {
             removed.map_err(Error::file("removing", &path))?;
         }
     }
-    // Sysctls outside net/ are the machine's: a booting node must not set them.
-    remove_files(&root.join("usr/lib/sysctl.d"))?;
     for unit in MASKED {
         let link = root.join("etc/systemd/system").join(unit);
         std::os::unix::fs::symlink("/dev/null", &link).map_err(Error::file("linking", link))?;

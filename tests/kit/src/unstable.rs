@@ -27,32 +27,43 @@ pub(crate) fn ensure(store: &Store<'_>) -> Result<PathBuf, Error> {
 
 /// Must not: touch the machine's own apt, its sources, lists or packages.
 fn build(job: &Job<'_>) -> Result<(), Error> {
-    debian::require(&["apt", "debian-archive-keyring", "patchelf"], &|line| job.log.say(line))?;
-    let own = job.dir.join("apt");
-    let sources = own.join("sources.list");
-    for path in [own.join("lists/partial"), own.join("cache/archives/partial"), job.dir.join("bin")] {
-        fs::create_dir_all(&path).map_err(Error::file("making", path))?;
-    }
-    let line = format!("deb [signed-by={KEYRING}] {} {SUITE} main\n", debian::mirror()?);
-    for (path, text) in [(&sources, line.as_str()), (&own.join("status"), "")] {
-        fs::write(path, text).map_err(Error::file("writing", path))?;
-    }
-    job.log.run("read unstable's package list", LIMIT, apt(&own).arg("update"))?;
-    job.log.run("download unstable's slirp4netns", LIMIT, apt(&own).arg("download").args(PACKAGES))?;
+    debian::require(&["patchelf"], &|line| job.log.say(line))?;
+    let (own, bin) = (job.dir.join("apt"), job.dir.join("bin"));
+    fs::create_dir_all(&bin).map_err(Error::file("making", bin))?;
+    apt_with(job, &own, SUITE)?;
+    let mut download = apt(&own, "apt-get");
+    job.log.run("download unstable's slirp4netns", LIMIT, download.arg("download").args(PACKAGES))?;
     unpack(job, &own)?;
     fs::remove_dir_all(&own).map_err(Error::file("removing", own))
 }
 
-/// apt-get with sources, lists, cache and status of its own, in a directory where downloads land.
-fn apt(own: &Path) -> Command {
-    let mut command = Command::new("apt-get");
+/// Fills a directory for [`apt`] with the package list of a suite.
+pub(crate) fn apt_with(job: &Job<'_>, own: &Path, suite: &str) -> Result<(), Error> {
+    debian::require(&["apt", "debian-archive-keyring"], &|line| job.log.say(line))?;
+    for path in [own.join("lists/partial"), own.join("cache/archives/partial"), own.join("state")] {
+        fs::create_dir_all(&path).map_err(Error::file("making", path))?;
+    }
+    let sources = own.join("sources.list");
+    let line = format!("deb [signed-by={KEYRING}] {} {suite} main\n", debian::mirror()?);
+    for (path, text) in [(&sources, line.as_str()), (&own.join("status"), "")] {
+        fs::write(path, text).map_err(Error::file("writing", path))?;
+    }
+    job.log.run(&format!("read the package list of {suite}"), LIMIT, apt(own, "apt-get").arg("update"))
+}
+
+/// apt-get or apt-cache with sources, lists, cache and status of its own, in a directory where downloads land.
+pub(crate) fn apt(own: &Path, program: &str) -> Command {
+    let mut command = Command::new(program);
     let place = |name: &str, value: &str| format!("{name}={}", own.join(value).display());
     let options = [
         place("Dir::Etc::sourcelist", "sources.list"),
         "Dir::Etc::sourceparts=-".into(),
         place("Dir::State::lists", "lists"),
         place("Dir::State::status", "status"),
+        place("Dir::State", "state"),
         place("Dir::Cache", "cache"),
+        // Nothing of the machine's is touched.
+        "Debug::NoLocking=1".into(),
         // The directory is root's.
         "APT::Sandbox::User=root".into(),
     ];

@@ -1,0 +1,132 @@
+//! What the administrator, systemd or a stuck process does to a node that runs (F5, F6, F9, F14, F17).
+
+use std::time::{Duration, Instant};
+
+use crate::Listed;
+use crate::world::{Check, Cluster, SOON, World, holds, note};
+
+pub(crate) const TESTS: &[Listed] = &[
+    ("faults::f5_f6_kill_of_crio_and_kubelet", f5_f6_kill_of_crio_and_kubelet),
+    ("faults::f9_a_stopped_crio_is_replaced", |world| stopped(world, "crio")),
+    ("faults::f9_a_stopped_kubelet_is_replaced", |world| stopped(world, "kubelet")),
+    ("faults::f9_a_stopped_supervisor_is_replaced", f9_a_stopped_supervisor_is_replaced),
+    ("faults::f14_f17_systemd_is_told_to_reload", f14_f17_systemd_is_told_to_reload),
+    ("faults::restart_and_kill_by_systemctl", restart_and_kill_by_systemctl),
+];
+
+/// The pid of a component and its start time: a reused pid is another one.
+fn pid(cluster: &Cluster, name: &str) -> Result<String, Box<dyn std::error::Error>> {
+    let script = format!("p=$(pgrep -o -x {name}); echo $p $(cut -d' ' -f22 /proc/$p/stat)");
+    Ok(cluster.vm.sh(&script)?)
+}
+
+fn replaced(
+    cluster: &Cluster,
+    name: &str,
+    before: &str,
+    limit: Duration,
+) -> Result<Duration, Box<dyn std::error::Error>> {
+    let begin = Instant::now();
+    cluster.vm.until(limit, &format!("another {name}"), |_| {
+        let now = pid(cluster, name).map_err(|error| error.to_string())?;
+        if now == before { Err(format!("still {now}")) } else { Ok(()) }
+    })?;
+    Ok(begin.elapsed())
+}
+
+/// Sandbox ids of all pods: they stay when nothing but crio or kubelet is replaced.
+fn sandboxes(cluster: &Cluster) -> Result<String, Box<dyn std::error::Error>> {
+    Ok(cluster
+        .vm
+        .sh("for p in $(pgrep -x pause); do echo $p $(cut -d' ' -f22 /proc/$p/stat); done | sort")?)
+}
+
+fn first(word: &str) -> &str {
+    word.split(' ').next().unwrap_or("0")
+}
+
+fn f5_f6_kill_of_crio_and_kubelet(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    let pauses = sandboxes(&cluster)?;
+    for name in ["crio", "kubelet"] {
+        let before = pid(&cluster, name)?;
+        cluster.vm.ok(&["kill", "-KILL", first(&before)])?;
+        let took = replaced(&cluster, name, &before, Duration::from_secs(10))?;
+        note(format!("{name}: another one after {:.1} s", took.as_secs_f64()));
+    }
+    cluster.converge()?;
+    holds(sandboxes(&cluster)? == pauses, "pods were replaced")
+}
+
+/// A component that does not answer is killed and started again: at most two probes, ten seconds apart, and their deadlines.
+fn stopped(world: &World, name: &str) -> Check {
+    let cluster = world.cluster()?;
+    let (before, pauses) = (pid(&cluster, name)?, sandboxes(&cluster)?);
+    cluster.vm.ok(&["kill", "-STOP", first(&before)])?;
+    let took = replaced(&cluster, name, &before, SOON)?;
+    note(format!("{name}: replaced {:.1} s after SIGSTOP", took.as_secs_f64()));
+    cluster.converge()?;
+    holds(sandboxes(&cluster)? == pauses, "pods were replaced")
+}
+
+/// `WatchdogSec=30`.
+fn f9_a_stopped_supervisor_is_replaced(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    // Its name is cut to 15 bytes.
+    let before = pid(&cluster, "u7s-supervisor")?;
+    cluster.vm.ok(&["kill", "-STOP", first(&before)])?;
+    let took = replaced(&cluster, "u7s-supervisor", &before, SOON)?;
+    note(format!("replaced {:.1} s after SIGSTOP", took.as_secs_f64()));
+    let result = cluster.vm.ok(&["systemctl", "show", "-P", "NRestarts", "u7s"])?;
+    holds(result != "0", "systemd did not restart it")?;
+    cluster.converge()
+}
+
+fn f14_f17_systemd_is_told_to_reload(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    let (before, pauses) = (pid(&cluster, "u7s-supervisor")?, sandboxes(&cluster)?);
+    for words in [["systemctl", "daemon-reload"], ["systemctl", "daemon-reexec"]] {
+        cluster.vm.ok(&words)?;
+        holds(cluster.vm.ok(&["systemctl", "is-active", "u7s"])? == "active", format!("after {words:?}"))?;
+    }
+    let uid = cluster.vm.ok(&["id", "-u", "u7s-admin"])?;
+    let user = cluster.vm.exec(&["systemctl", "restart", &format!("user@{uid}.service")])?;
+    note(format!("restart of user@{uid}: {:?}", user.code()));
+    cluster.vm.exec(&["systemctl", "stop", &format!("user@{uid}.service")])?;
+    cluster.converge()?;
+    holds(
+        pid(&cluster, "u7s-supervisor")? == before && sandboxes(&cluster)? == pauses,
+        "the node was rebuilt",
+    )?;
+    let begin = Instant::now();
+    let restart = cluster.vm.spawn(&["systemctl", "restart", "u7s"])?;
+    // While it starts.
+    for word in ["daemon-reload", "daemon-reexec", "daemon-reload"] {
+        cluster.vm.ok(&["systemctl", word])?;
+    }
+    let limit = cluster.vm.speed().scale(SOON);
+    // systemctl may lose its connection to a manager that executes itself again.
+    let ended = restart.wait(limit)?;
+    note(format!(
+        "restart with reloads in between: {:?} after {:.1} s",
+        ended.code(),
+        begin.elapsed().as_secs_f64()
+    ));
+    cluster.converge()
+}
+
+fn restart_and_kill_by_systemctl(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    for words in [
+        &["systemctl", "kill", "u7s"][..],
+        &["systemctl", "kill", "-s", "KILL", "u7s"],
+        &["systemctl", "restart", "u7s"],
+    ] {
+        let (before, begin) = (pid(&cluster, "u7s-supervisor")?, Instant::now());
+        cluster.vm.ok(words)?;
+        replaced(&cluster, "u7s-supervisor", &before, SOON)?;
+        cluster.converge()?;
+        note(format!("{}: all Ready after {:.1} s", words.join(" "), begin.elapsed().as_secs_f64()));
+    }
+    Ok(())
+}
