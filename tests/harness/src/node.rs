@@ -31,6 +31,13 @@ const DEVICES: [&str; 9] = [
     "fuse:10:229",
     "net/tun:10:200",
 ];
+/// What a node's kubelet is told on its command line, `/etc/default/kubelet`: the machine that runs the tests may have less of
+/// its disk free than the kubelet asks for by default (a tenth, 15 % where images lie), and it would evict pods, or remove
+/// images that nobody uses yet.
+const KUBELET: &str = "\
+KUBELET_EXTRA_ARGS=\"--image-gc-high-threshold=100 --image-gc-low-threshold=99 \
+--eviction-hard=memory.available<100Mi,nodefs.available<1%,imagefs.available<1%\"
+";
 /// Where u7s looks for OCI layouts to load before kubeadm runs.
 pub(crate) const LAYOUT: &str = "/var/lib/u7s/images/kit";
 
@@ -171,7 +178,8 @@ impl Node {
             binds.push((self.kit.layout().to_path_buf(), LAYOUT.into()));
         }
         self.binds.extend(binds);
-        Ok(())
+        let settings = self.root_dir().join("etc/default/kubelet");
+        fs::write(&settings, KUBELET).map_err(Error::file("writing", settings))
     }
 
     /// Installs u7s as a package would: `scripts/install` with the programs in `bin_dir`, then its `postinstall` inside.
