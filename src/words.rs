@@ -59,10 +59,15 @@ fn whole(english: &str) -> Option<String> {
     }))
 }
 
-/// A chain of causes that were joined before: each part by itself.
+/// Texts that were joined before: causes, what a status waits for. Each part by itself; a name of something stays.
 fn parts(english: &str) -> Option<String> {
-    let (at, _) = english.match_indices(": ").find(|(at, _)| whole(&english[..*at]).is_some())?;
-    Some(format!("{}: {}", whole(&english[..at])?, russian(&english[at + 2..])))
+    let known = english.match_indices(": ").find_map(|(at, _)| Some((at, whole(&english[..at])?)));
+    if let Some((at, text)) = known {
+        return Some(format!("{text}: {}", russian(&english[at + 2..])));
+    }
+    let joint = ["; ", ": "].into_iter().find(|joint| english.contains(joint))?;
+    let (first, rest) = english.split_once(joint)?;
+    Some(format!("{}{joint}{}", whole(first).unwrap_or_else(|| first.to_owned()), russian(rest)))
 }
 
 /// The other half of a row.

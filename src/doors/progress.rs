@@ -33,15 +33,16 @@ impl Progress {
     /// `Output`: there is no standard output or error.
     pub(super) fn begin(command: &'static str, form: Form) -> Result<Self, Error> {
         Ok(match form {
-            Form::Text => Self::Lines(Lines::new(report::can_write_over())),
+            Form::Text => Self::Lines(Lines::new(command, report::can_write_over())),
             Form::Json => Self::Events(Events::new(command, report::events()?)),
         })
     }
 
     /// A plan of so many steps is walked next, after those that were walked already.
     pub(super) fn expect(&mut self, steps: usize) {
-        if let Self::Events(events) = self {
-            events.expect(steps);
+        match self {
+            Self::Lines(lines) => lines.expect(steps),
+            Self::Events(events) => events.expect(steps),
         }
     }
 

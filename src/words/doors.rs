@@ -55,6 +55,10 @@ pub(super) const TABLE: Table = &[
         "дождитесь его завершения; его pid в /run/lock/u7s.lock",
     ),
     // Progress: src/doors/progress/lines.rs
+    (
+        "[u7s] {steps} steps; what holds already is left alone. With all images at hand it takes about a minute",
+        "[u7s] шагов: {steps}; что уже в порядке, не трогается. Если образы есть на месте, это около минуты",
+    ),
     ("[{phase}] done: {step*}", "[{phase}] сделано: {step*}"),
     ("[{phase}] done: {step*} ({seconds} s)", "[{phase}] сделано: {step*} ({seconds} с)"),
     ("[{phase}] left out: {step*}", "[{phase}] пропущено: {step*}"),

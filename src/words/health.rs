@@ -161,6 +161,39 @@ pub(super) const TABLE: Table = &[
         "кластер не считает узел {name} готовым (Ready): {said*}",
     ),
     ("the kubelet of {name} complains: {said*}", "kubelet узла {name} сообщает: {said*}"),
+    // What the supervisor says of itself: crates/supervisor/src/status.rs
+    ("ready", "готов"),
+    ("ready, but {what*}", "готов, но {what*}"),
+    (
+        "waiting until the namespaces are built, at most 30 s",
+        "ожидание создания пространств имён, не больше 30 с",
+    ),
+    (
+        "waiting for slirp4netns to be ready, at most {seconds} s",
+        "ожидание готовности slirp4netns, не больше {seconds} с",
+    ),
+    (
+        "waiting for slirp4netns to be ready, at most {seconds} s (died {deaths} times)",
+        "ожидание готовности slirp4netns, не больше {seconds} с (завершался раз: {deaths})",
+    ),
+    (
+        "waiting for a connection through the forwarded ports, at most 10 s",
+        "ожидание соединения через перенаправленные порты, не больше 10 с",
+    ),
+    (
+        "waiting for nft to load the forwarder's rules, at most 10 s",
+        "ожидание загрузки правил перенаправления программой nft, не больше 10 с",
+    ),
+    (
+        "waiting for crio to answer CRI's Version call, at most 60 s",
+        "ожидание ответа crio на вызов CRI Version, не больше 60 с",
+    ),
+    ("{name} failed: it died too often{last}", "{name}: ошибка, завершался слишком часто{last}"),
+    ("{name} waits for its next start{last}", "{name} ждёт следующего запуска{last}"),
+    ("{name} is starting", "{name} запускается"),
+    ("{name} is stopping, at most 10 s", "{name} останавливается, не больше 10 с"),
+    ("{name} does not answer, {misses} of {limit} times", "{name} не отвечает, раз: {misses} из {limit}"),
+    ("stopping {name}, at most {seconds} s", "остановка {name}, не больше {seconds} с"),
     // Headings: src/doors/tool
     (
         "what each id means: {page}; one block to paste: u7s check --print-fix",

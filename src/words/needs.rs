@@ -105,7 +105,7 @@ pub(super) const TABLE: Table = &[
         "the range {range} of {user} in {file} holds the id {id} of {name}",
         "диапазон {range} пользователя {user} в {file} содержит идентификатор {id} пользователя {name}",
     ),
-    ("line {line} of {file} ({text}): {reason*}", "строка {line} файла {file} ({text}): {reason*}"),
+    ("line {line} of {file} ({text*}): {reason*}", "строка {line} файла {file} ({text*}): {reason*}"),
     // Name, data, ports.
     ("it is longer than 63 characters", "оно длиннее 63 знаков"),
     ("it means every host", "оно означает любой хост"),
@@ -206,8 +206,8 @@ pub(super) const TABLE: Table = &[
         "в кластере с настройками самого kubeadm kube-proxy на этом узле завершается: ему нужно, чтобы net.netfilter.nf_conntrack_max был равен {max} (сейчас {is}) и чтобы читался {path}, а задать это можно только в первом сетевом пространстве имён машины",
     ),
     (
-        "on the machine itself: sysctl -w net.netfilter.nf_conntrack_max={max}; chmod 0644 {path}; or for the whole cluster, in ConfigMap kube-system/kube-proxy: conntrack: {settings}",
-        "на самой машине: sysctl -w net.netfilter.nf_conntrack_max={max}; chmod 0644 {path}; или для всего кластера, в ConfigMap kube-system/kube-proxy: conntrack: {settings}",
+        "on the machine itself: sysctl -w net.netfilter.nf_conntrack_max={max}; chmod 0644 {path}; or for the whole cluster, in ConfigMap kube-system/kube-proxy: conntrack: {settings*}",
+        "на самой машине: sysctl -w net.netfilter.nf_conntrack_max={max}; chmod 0644 {path}; или для всего кластера, в ConfigMap kube-system/kube-proxy: conntrack: {settings*}",
     ),
     // Of the doors.
     (

@@ -29,10 +29,10 @@ pub(super) const TABLE: Table = &[
     ("enable {unit}", "включить {unit}"),
     ("disable {unit}", "выключить {unit}"),
     ("load the images of {path}", "загрузить образы из {path}"),
-    ("run {command} within {seconds} s", "выполнить {command} не дольше чем за {seconds} с"),
+    ("run {command*} within {seconds} s", "выполнить {command*} не дольше чем за {seconds} с"),
     (
-        "run {command} within {seconds} s ({config}: {size} bytes)",
-        "выполнить {command} не дольше чем за {seconds} с ({config}: {size} байт)",
+        "run {command*} within {seconds} s ({config}: {size} bytes)",
+        "выполнить {command*} не дольше чем за {seconds} с ({config}: {size} байт)",
     ),
     (
         "leave the etcd cluster if the API does not know the whole node",

@@ -28,17 +28,10 @@ impl Template {
 
     /// What stands in the holes of a text that was made of this template.
     ///
-    /// A name at the begin or end holds no `: `: a text with one is a chain, whose parts have templates of their own.
+    /// A hole for a name or a number holds no `: `: a text with one is a chain, whose parts have templates of their own.
     pub(super) fn captures<'a>(&self, text: &'a str) -> Option<Vec<(&'static str, &'a str)>> {
         let mut found = Vec::new();
-        if !fit(text.strip_prefix(self.head)?, &self.holes, &mut found) {
-            return None;
-        }
-        let chain = |(hole, value): &(&str, &str)| !name(hole).1 && value.contains(": ");
-        let begin = self.head.is_empty() && found.first().is_some_and(chain);
-        let end =
-            self.holes.last().is_some_and(|(_, after)| after.is_empty()) && found.last().is_some_and(chain);
-        (!begin && !end).then_some(found)
+        fit(text.strip_prefix(self.head)?, &self.holes, &mut found).then_some(found)
     }
 
     /// The text with its holes filled, by name.
@@ -66,14 +59,18 @@ fn fit<'a>(
     holes: &[(&'static str, &'static str)],
     found: &mut Vec<(&'static str, &'a str)>,
 ) -> bool {
-    let Some(((name, after), rest)) = holes.split_first() else { return text.is_empty() };
+    let Some(((hole, after), rest)) = holes.split_first() else { return text.is_empty() };
+    let takes = |value: &str| name(hole).1 || !value.contains(": ");
     if rest.is_empty() {
-        let Some(value) = text.strip_suffix(after) else { return false };
-        found.push((name, value));
-        return true;
+        let value = text.strip_suffix(after).filter(|value| takes(value));
+        found.extend(value.map(|value| (*hole, value)));
+        return value.is_some();
     }
     for (at, _) in text.match_indices(after) {
-        found.push((name, &text[..at]));
+        if !takes(&text[..at]) {
+            break;
+        }
+        found.push((hole, &text[..at]));
         if fit(&text[at + after.len()..], rest, found) {
             return true;
         }

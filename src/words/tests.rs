@@ -61,7 +61,11 @@ fn composed_texts_are_said_in_whole() {
         ),
         (
             "[namespace] u7s.service: waiting for x: 3 s of 180 s",
-            "[namespace] u7s.service: waiting for x: 3 с из 180 с",
+            "[namespace] u7s.service: ожидание x: 3 с из 180 с",
+        ),
+        (
+            "[namespace] u7s.service: crio is starting; waiting until the namespaces are built, at most 30 s: 3 s of 180 s",
+            "[namespace] u7s.service: crio запускается; ожидание создания пространств имён, не больше 30 с: 3 с из 180 с",
         ),
         (
             "[host] done: set the sysctl net.ipv4.ip_forward to \"1\" (2.5 s)",
@@ -96,7 +100,8 @@ fn shape(text: &str) -> String {
 }
 
 /// Sources whose every text is for people.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
+    "crates/supervisor/src/status.rs",
     "crates/plan/src/preflight.rs",
     "crates/plan/src/preflight/ids.rs",
     "crates/plan/src/preflight/firewall.rs",
@@ -111,7 +116,7 @@ const SOURCES: [&str; 11] = [
 ];
 
 /// Beginnings of what is a command to type, the same in every language, and parts of texts that stand whole in a table.
-const PLAIN: [&str; 47] = [
+const PLAIN: [&str; 48] = [
     "apt-get ",
     "dnf ",
     "sudo ",
@@ -158,6 +163,7 @@ const PLAIN: [&str; 47] = [
     "[ERROR",
     "{} was not found in {}{}",
     "another init or reset is running{}",
+    "waiting for slirp4netns to be ready, at most {} s{}",
     "the host is not ready, {}",
 ];
 

@@ -24,6 +24,8 @@ pub(in crate::doors) struct Lines {
     /// Standard error is a terminal: a wait is one line that is written over.
     live: bool,
     turn: usize,
+    /// The first line was said, or is not this command's.
+    begun: bool,
 }
 
 /// What is said about an event.
@@ -36,8 +38,17 @@ enum Said {
 }
 
 impl Lines {
-    pub(super) fn new(live: bool) -> Self {
-        Self { live, ..Self::default() }
+    pub(super) fn new(command: &str, live: bool) -> Self {
+        Self { live, begun: !matches!(command, "init" | "join"), ..Self::default() }
+    }
+
+    /// The first line: what will happen, how long it takes.
+    pub(super) fn expect(&mut self, steps: usize) {
+        if !std::mem::replace(&mut self.begun, true) {
+            report::line(&format!(
+                "[u7s] {steps} steps; what holds already is left alone. With all images at hand it takes about a minute"
+            ));
+        }
     }
 
     pub(super) fn hear(&mut self, event: &Event<'_>, now: Instant) {
@@ -141,7 +152,7 @@ mod tests {
     }
 
     fn waits(live: bool, seconds: &[u64]) -> Vec<Option<Said>> {
-        let mut lines = Lines::new(live);
+        let mut lines = Lines::new("init", live);
         let (begun, limit) = (Instant::now(), Duration::from_secs(30));
         let at = |seconds: &u64| {
             let elapsed = Duration::from_secs(*seconds);
