@@ -67,7 +67,7 @@ fn parts(english: &str) -> Option<String> {
     }
     let joint = ["; ", ": "].into_iter().find(|joint| english.contains(joint))?;
     let (first, rest) = english.split_once(joint)?;
-    Some(format!("{}{joint}{}", whole(first).unwrap_or_else(|| first.to_owned()), russian(rest)))
+    Some(format!("{}{joint}{}", russian(first), russian(rest)))
 }
 
 /// The other half of a row.

@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Listed] = &[
     ("progress::a_refused_init_ends_with_an_event", a_refused_init_ends_with_an_event),
     ("progress::a_plan_is_a_document", a_plan_is_a_document),
     ("progress::a_terminal_of_20_columns_is_written_over", a_terminal_of_20_columns_is_written_over),
+    ("progress::f63_russian_changes_words_and_nothing_else", f63_russian_changes_words_and_nothing_else),
     ("progress::events_of_a_start_have_waits_and_kubeadms_words_stay", a_start_has_waits),
 ];
 
@@ -121,6 +122,38 @@ fn a_terminal_of_20_columns_is_written_over(world: &World) -> Check {
     let sequences = [&piped.stdout, &piped.stderr].into_iter().any(|text| text.contains(['\u{1b}', '\r']));
     holds(!sequences, format!("sequences without a terminal: {piped}"))?;
     holds(piped.stderr.contains("[namespace] done: start u7s.service"), piped.stderr.clone())
+}
+
+/// Phases and ids stand in brackets at the begin of lines.
+fn marks(text: &str) -> Vec<String> {
+    let mark = |line: &str| line.strip_prefix('[')?.split_once(']').map(|(mark, _)| mark.to_owned());
+    text.lines().filter_map(mark).collect()
+}
+
+fn f63_russian_changes_words_and_nothing_else(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    let init = |locale: &str| -> Result<_, Box<dyn std::error::Error>> {
+        let output = kubeadm(cluster.node(), &["init", IGNORED]).env("LC_ALL", locale).run()?;
+        exits(&output, 0)?;
+        Ok(output)
+    };
+    let (english, russian) = (init("C")?, init("ru_RU.UTF-8")?);
+    note(&russian.stderr);
+    note(&russian.stdout);
+    holds(marks(&english.stderr) == marks(&russian.stderr), english.stderr.clone())?;
+    holds(marks(&english.stdout) == marks(&russian.stdout), english.stdout.clone())?;
+    for text in ["[host] уже в порядке", "подсказка: "] {
+        holds(russian.stderr.contains(text), format!("{text}: {}", russian.stderr))?;
+    }
+    holds(english.stderr.is_ascii() && english.stdout.is_ascii(), "English is not plain")?;
+    let koi8 = init("ru_RU.KOI8-R")?;
+    holds(
+        koi8.stderr.is_ascii() && koi8.stdout.is_ascii(),
+        format!("bytes of another character set: {koi8}"),
+    )?;
+    let journal =
+        cluster.node().sh("journalctl -b --no-pager -u u7s.service -o cat | grep -c '[а-я]' || true")?;
+    holds(journal.trim() == "0", format!("{journal} Russian lines in the journal"))
 }
 
 fn a_start_has_waits(world: &World) -> Check {
