@@ -205,6 +205,8 @@ fn build(dir: &Path, kit: &Kit, machine: &Machine, built: &[&Path; 3]) -> Result
     run(&["mkdir", "-p", &at("usr/lib/modules"), &at("opt/cni/bin"), &at("var/lib/u7s/images")])?;
     for kernel in machine.kernels() {
         run(&["cp", "-a", &text(&kernel.modules()), &at("usr/lib/modules")])?;
+        let config = at(&format!("boot/config-{}", kernel.release));
+        run(&["install", "-D", "-m", "644", &text(&kernel.config()), &config])?;
         cpio::initrd(machine, kernel, &dir.join(format!("initrd-{}", kernel.name)))?;
     }
     for path in NODE_BINARIES.iter().filter_map(|name| kit.binary(name)) {

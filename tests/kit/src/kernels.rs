@@ -12,10 +12,10 @@ use crate::{Error, run};
 
 const PACKAGE: &str = "linux-image-cloud-amd64";
 /// Raise it when this file makes something else of the same inputs.
-const REVISION: &str = "kernels 1";
+const REVISION: &str = "kernels 2";
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// One kernel: `vmlinuz`, and `lib/modules/RELEASE` with the modules' index.
+/// One kernel: `vmlinuz`, `config`, and `lib/modules/RELEASE` with the modules' index.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     /// "stable", "backports".
@@ -30,6 +30,12 @@ impl Kernel {
     #[must_use]
     pub fn vmlinuz(&self) -> PathBuf {
         self.dir.join("vmlinuz")
+    }
+
+    /// How it was built; belongs to `/boot/config-RELEASE`, where kubeadm looks for it.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("config")
     }
 
     /// The directory that belongs to `/usr/lib/modules/RELEASE`; modules are compressed by xz.
@@ -73,7 +79,8 @@ fn build(job: &Job<'_>, suite: &str, tree: &Path) -> Result<(), Error> {
         cd "$0"
         for package in apt/*.deb; do dpkg-deb -x "$package" deb; done
         find deb -name "vmlinuz*" -type f -exec mv {} vmlinuz \;
-        test -f vmlinuz
+        find deb \( -name "config-*" -o -path "*/modules/*/config" \) -type f -exec mv {} config \;
+        test -f vmlinuz -a -f config
         mkdir lib
         find deb -path "*lib/modules" -type d -prune -exec mv {} lib/modules \;
         rm -r deb apt

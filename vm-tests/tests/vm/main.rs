@@ -7,6 +7,7 @@ mod faults;
 mod init;
 mod limits;
 mod power;
+mod security;
 mod world;
 
 use std::process::ExitCode;
@@ -21,7 +22,7 @@ use crate::world::{Check, World};
 pub(crate) type Listed = (&'static str, fn(&World) -> Check);
 
 /// Tests of every run.
-const MODULES: [&[Listed]; 4] = [init::TESTS, limits::TESTS, faults::TESTS, power::TESTS];
+const MODULES: [&[Listed]; 5] = [init::TESTS, limits::TESTS, security::TESTS, faults::TESTS, power::TESTS];
 
 /// Those that take too long for every run: `U7S_LONG=1`.
 const LONG: [&[Listed]; 1] = [power::LONG];
