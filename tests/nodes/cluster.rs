@@ -73,6 +73,24 @@ impl Cluster {
         Ok(self.node().exec(&argv)?)
     }
 
+    /// The node's time, as the API writes times.
+    pub(crate) fn now(&self) -> Result<String, Box<dyn Error>> {
+        Ok(self.node().sh("date -u +%FT%TZ")?)
+    }
+
+    /// As [`converge`](Self::converge), after a stop of the whole node: what etcd remembers of before says Ready, too, so only
+    /// containers that were started since count.
+    pub(crate) fn converge_anew(&self, since: &str, limit: Duration) -> Result<Duration, Box<dyn Error>> {
+        let start = Instant::now();
+        until(limit, "containers that were started since", || {
+            let pods = self.json(&["get", "pods", "-n", "kube-system"]).map_err(|error| error.to_string())?;
+            let old = not_started_since(&pods, since);
+            if old.is_empty() { Ok(()) } else { Err(old.join(", ")) }
+        })?;
+        self.converge(limit.saturating_sub(start.elapsed()))?;
+        Ok(start.elapsed())
+    }
+
     /// Waits until the node and every pod that kubeadm makes, and flannel's, are Ready.
     pub(crate) fn converge(&self, limit: Duration) -> Result<Duration, Box<dyn Error>> {
         let start = Instant::now();
@@ -187,3 +205,16 @@ const EXPECTED: &[(&str, usize)] = &[
     ("kube-flannel-ds-", 1),
     ("coredns-", 2),
 ];
+
+/// Pods of which a container does not run, or runs since before a time (RFC 3339, seconds, UTC: texts compare as times).
+fn not_started_since(pods: &Value, time: &str) -> Vec<String> {
+    let pods = pods["items"].as_array().cloned().unwrap_or_default();
+    let fresh = |container: &Value| {
+        container["state"]["running"]["startedAt"].as_str().is_some_and(|started| started >= time)
+    };
+    let old = pods.iter().filter(|pod| {
+        let containers = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        containers.is_empty() || !containers.iter().all(fresh)
+    });
+    old.map(|pod| pod["metadata"]["name"].as_str().unwrap_or("?").to_owned()).collect()
+}

@@ -129,7 +129,7 @@ fn rebuilt(cluster: &Cluster, victim: &Process, dead_within: Duration) -> Check 
         .map(|process| process.pid)
         .collect();
     let start = Instant::now();
-    let killed_at = cluster.node().sh("date -u +%FT%TZ")?;
+    let killed_at = cluster.now()?;
     cluster.node().signal(victim, Signal::SIGKILL)?;
     until(dead_within, "the old tree's end", || {
         let left: Vec<Process> =
@@ -143,29 +143,9 @@ fn rebuilt(cluster: &Cluster, victim: &Process, dead_within: Duration) -> Check 
         if output.ok() { Ok(()) } else { Err(output.stdout) }
     })?;
     note(format!("active again after {:.2} s", start.elapsed().as_secs_f64()));
-    let left = Duration::from_secs(90).saturating_sub(start.elapsed());
-    // What etcd remembers of before says Ready, too: only containers that were started since count.
-    until(left, "containers that were started since", || {
-        let pods = cluster.json(&["get", "pods", "-n", "kube-system"]).map_err(|error| error.to_string())?;
-        let old = not_started_since(&pods, &killed_at);
-        if old.is_empty() { Ok(()) } else { Err(old.join(", ")) }
-    })?;
-    cluster.converge(Duration::from_secs(90).saturating_sub(start.elapsed()))?;
+    cluster.converge_anew(&killed_at, Duration::from_secs(90).saturating_sub(start.elapsed()))?;
     note(format!("Ready again after {:.2} s", start.elapsed().as_secs_f64()));
     Ok(())
-}
-
-/// Pods of which a container does not run, or runs since before a time (RFC 3339, seconds, UTC: texts compare as times).
-fn not_started_since(pods: &serde_json::Value, time: &str) -> Vec<String> {
-    let pods = pods["items"].as_array().cloned().unwrap_or_default();
-    let fresh = |container: &serde_json::Value| {
-        container["state"]["running"]["startedAt"].as_str().is_some_and(|started| started >= time)
-    };
-    let old = pods.iter().filter(|pod| {
-        let containers = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
-        containers.is_empty() || !containers.iter().all(fresh)
-    });
-    old.map(|pod| pod["metadata"]["name"].as_str().unwrap_or("?").to_owned()).collect()
 }
 
 fn f3_pid_1(world: &World) -> Check {

@@ -160,12 +160,12 @@ fn a_start_has_waits(world: &World) -> Check {
     let cluster = world.cluster()?;
     let node = cluster.node();
     node.ok(&["systemctl", "stop", "u7s"])?;
+    let stopped = cluster.now()?;
     let again = kubeadm(node, &["init", IGNORED, "--output=json"]).run()?;
     exits(&again, 0)?;
     let events = events(&again.stdout, 0)?;
     let waits = named(&events, "wait", "text");
     note(format!("waits: {waits:?}"));
     holds(waits.iter().any(|text| text.contains("u7s.service")), format!("no wait for the unit: {waits:?}"))?;
-    cluster.converge(Duration::from_secs(180))?;
-    Ok(())
+    cluster.converge_anew(&stopped, Duration::from_secs(180)).map(drop)
 }
