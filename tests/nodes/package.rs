@@ -29,6 +29,7 @@ pub(crate) const TESTS: &[Listed] = &[
     ("package::the_sandbox_holds_and_pods_may_raise", the_sandbox_holds),
     ("package::f43_an_upgrade_leaves_the_node_alone", f43_an_upgrade_leaves_the_node_alone),
     ("package::f42_the_next_start_takes_the_new_supervisor", f42_the_next_start_takes_the_new_supervisor),
+    ("package::an_erase_without_a_reset_keeps_the_data", an_erase_without_a_reset_keeps_the_data),
     ("package::s34_reset_and_erase_leave_the_account", s34_reset_and_erase_leave_the_account),
     ("package::a_deb_comes_and_goes_as_well", a_deb_comes_and_goes_as_well),
 ];
@@ -210,7 +211,7 @@ fn s29_an_installation_takes_free_ids(world: &World) -> Check {
     holds(uids == format!("alice:524288:65536\n#x\nbob:589824:70000\r\nbroken:1\n{ours}"), uids)?;
     holds(gids == format!("alice:524288:65536\n{ours}"), gids)?;
     let account = node.ok(&["getent", "passwd", "u7s-admin"])?;
-    holds(account.ends_with(":/var/lib/u7s-admin:/usr/sbin/nologin"), account)?;
+    holds(account.ends_with(":/var/lib/u7s-admin:/sbin/nologin"), account)?;
     let shadow = node.ok(&["getent", "shadow", "u7s-admin"])?;
     holds(shadow.starts_with("u7s-admin:!"), "S31: the account is not locked")?;
     let groups = node.ok(&["id", "-nG", "u7s-admin"])?;
@@ -339,6 +340,26 @@ fn f42_the_next_start_takes_the_new_supervisor(world: &World) -> Check {
         ready.as_secs_f64()
     ));
     holds(longest < 60.0, "the API server was away for a minute")
+}
+
+/// It stops the node and says what is left; the package installed again resets it, which the next test does.
+fn an_erase_without_a_reset_keeps_the_data(world: &World) -> Check {
+    let mut packaged = world.packaged()?;
+    let second = packaged.packages.second.clone();
+    let cluster = packaged.cluster()?;
+    let node = cluster.node();
+    let erased = node.command(&["rpm", "--erase", "u7s"]).within(2 * SOON).run()?;
+    exits(&erased, 0)?;
+    note(erased.to_string());
+    wants(&erased, "the node was not reset")?;
+    let left = node.processes().into_iter().filter(|process| process.cgroup.contains("u7s.service")).count();
+    holds(left == 0, format!("{left} processes of the node go on"))?;
+    let enabled = node.exec(&["systemctl", "is-enabled", "u7s.service"])?;
+    holds(!enabled.ok(), "the unit is enabled still")?;
+    node.sh(
+        "test -e /etc/u7s/node.json; test -d /var/lib/u7s-admin/node/etcd/member; ! test -e /usr/bin/u7s",
+    )?;
+    rpm(node, &["--install"], &second)
 }
 
 fn s34_reset_and_erase_leave_the_account(world: &World) -> Check {
