@@ -42,8 +42,19 @@ mod tests {
     fn help_is_a_result_and_names_every_command() {
         let (code, stdout, stderr) = run("u7s", &["--help"]);
         assert_eq!((code, stderr.as_str()), (Some(0), ""));
-        let commands =
-            ["plan", "check", "status", "timings", "shell", "load-images", "host-apply", "version"];
+        let commands = [
+            "plan",
+            "check",
+            "status",
+            "timings",
+            "shell",
+            "logs",
+            "support",
+            "config",
+            "load-images",
+            "host-apply",
+            "version",
+        ];
         for command in commands.into_iter().chain(["Exit status:"]) {
             assert!(stdout.contains(command), "{command}: {stdout}");
         }
@@ -76,6 +87,7 @@ mod tests {
             ("kubeadm", &["reset", "-f"], "reset", "kubeadm reset"),
             ("u7s", &["host-apply"], "host-apply", "u7s host-apply"),
             ("u7s", &["load-images"], "load-images", "u7s load-images"),
+            ("u7s", &["support"], "support", "u7s support"),
         ] {
             let wanted = (Some(2), String::new(), format!("u7s: {head}: {text} {hint}\n"));
             assert_eq!(run(name, arguments), wanted, "{arguments:?}");
@@ -83,8 +95,79 @@ mod tests {
     }
 
     #[test]
-    fn without_a_node_status_and_shell_name_the_need_and_the_way_out() {
-        for arguments in [&["status"][..], &["shell"], &["shell", "--", "true"]] {
+    fn without_a_node_status_says_so_to_people_programs_and_monitoring() {
+        let (code, stdout, _) = run("u7s", &["status"]);
+        assert_eq!(code, Some(1));
+        assert!(stdout.contains("[ERROR Namespace]: there is no node on this host"), "{stdout}");
+        assert!(
+            stdout.contains("hint: u7s check; PATH=/usr/libexec/u7s/bin:$PATH kubeadm init\n"),
+            "{stdout}"
+        );
+        assert!(stdout.ends_with("STATUS: failed\n"), "{stdout}");
+        let (code, line, _) = run("u7s", &["status", "--nagios"]);
+        assert_eq!((code, line.lines().count()), (Some(2), 1), "{line}");
+        assert!(
+            line.starts_with("U7S CRITICAL - Namespace: ") && line.contains(" | problems=1;;;0"),
+            "{line}"
+        );
+        let (code, stdout, _) = run("u7s", &["status", "--ignore=Namespace"]);
+        assert_eq!(code, Some(0), "{stdout}");
+    }
+
+    #[test]
+    fn a_block_of_fixes_is_a_script_that_changes_nothing_by_being_printed() {
+        let (code, block, _) = run("u7s", &["check", "--print-fix"]);
+        if code == Some(0) && block.is_empty() {
+            return;
+        }
+        assert!(block.starts_with("sudo sh -eux <<'EOT'\n") && block.ends_with("EOT\n"), "{block}");
+        let script: Vec<&str> = block.lines().skip(1).take_while(|line| *line != "EOT").collect();
+        let output = Command::new("sh").args(["-n", "-c", &script.join("\n")]).output().unwrap();
+        assert!(output.status.success(), "{block}{output:?}");
+        assert_eq!(run("u7s", &["check", "--print-fix", "-o", "json"]).0, Some(3));
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_check_and_tries_what_can_be_tried() {
+        let (_, table, _) = run("u7s", &["check"]);
+        for id in ["KernelVersion", "CgroupWrite", "IdMap", "Overlay", "Tun", "DiskSpace", "Firewall"] {
+            assert!(
+                table.lines().any(|line| line.split_ascii_whitespace().nth(1) == Some(id)),
+                "{id}: {table}"
+            );
+        }
+    }
+
+    #[test]
+    fn configurations_are_printed_proposed_and_judged() {
+        let (code, default, _) = run("u7s", &["config", "default"]);
+        assert_eq!((code, default.as_str()), (Some(0), include_str!("../packaging/config.toml")));
+        let (code, json, _) = run("u7s", &["config", "print", "-o", "json"]);
+        let document: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((code, &document["version"]), (Some(0), &serde_json::json!(1)));
+        assert!(run("u7s", &["config", "print"]).1.contains("[network]\n"));
+        let dir = tempfile::tempdir().unwrap();
+        readable(dir.path());
+        let path = dir.path().join("site.toml");
+        fs::write(&path, "[network]\nmtu = 1400\n").unwrap();
+        let name = path.to_str().unwrap();
+        assert_eq!(
+            run("u7s", &["config", "validate", name]),
+            (Some(0), format!("{name}: right\n"), String::new())
+        );
+        fs::write(&path, "[netwrok]\nmtu = 1400\n").unwrap();
+        let (code, stdout, stderr) = run("u7s", &["config", "validate", name]);
+        assert_eq!((code, stdout.as_str()), (Some(3), ""));
+        assert!(
+            stderr.contains("TOML parse error at line 1, column 2")
+                && stderr.contains("did you mean `network`?"),
+            "{stderr}"
+        );
+    }
+
+    #[test]
+    fn without_a_node_shell_names_the_need_and_the_way_out() {
+        for arguments in [&["shell"][..], &["shell", "--", "true"]] {
             let (code, stdout, stderr) = run("u7s", arguments);
             assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
             assert!(

@@ -12,10 +12,13 @@ use crate::{End, Error, report};
 
 mod check;
 mod completion;
+mod config;
 mod host_apply;
+mod logs;
 mod plan;
 mod shell;
 mod status;
+mod support;
 mod timings;
 
 /// What clap's own usage errors exit with here: 3, since 2 means preflight.
@@ -43,8 +46,8 @@ Examples:
   u7s timings                              what the making of it spent its time on
   u7s shell -- crictl ps                   a command inside the node; without one, a shell
 
-Exit status: 0 done, 1 failed, 2 the machine is not ready, 3 wrong usage or configuration, 4 took too long;
-`shell` gives that of its command.";
+Exit status: 0 done, 1 failed, 2 the machine is not ready, 3 wrong usage or configuration, 4 took too long,
+5 the node works but is degraded; `shell` gives that of its command.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -54,12 +57,11 @@ enum Command {
         of: plan::Planned,
     },
     /// Compare this machine with what a node needs; every unmet need has an id and a remedy.
+    #[command(after_help = check::HELP)]
     Check(check::Check),
-    /// Show how the node stands.
-    Status {
-        #[command(flatten)]
-        output: Format,
-    },
+    /// Show how the node stands: what is wrong, and what to type.
+    #[command(after_help = status::HELP)]
+    Status(status::Arguments),
     /// Show what the last `kubeadm init` or `join` on this machine spent its time on.
     #[command(after_help = timings::HELP)]
     Timings {
@@ -73,10 +75,23 @@ enum Command {
         command: ports::Command,
     },
     /// Run a command inside the node's namespaces, or a shell.
+    #[command(after_help = shell::HELP)]
     Shell {
         /// Command and arguments, after `--`.
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<OsString>,
+    },
+    /// Show what the node's parts have written to the journal.
+    #[command(after_help = logs::HELP)]
+    Logs(logs::Arguments),
+    /// Write an archive for whoever helps: facts, logs and states, without secrets.
+    #[command(after_help = support::HELP)]
+    Support(support::Arguments),
+    /// Print and check the configuration.
+    #[command(after_help = config::HELP)]
+    Config {
+        #[command(subcommand)]
+        command: config::Command,
     },
     /// Load images from /var/lib/u7s/images into the node's store.
     #[command(after_help = images::HELP)]
@@ -123,10 +138,13 @@ pub fn run(argv: &[OsString]) -> Result<End, Error> {
     match arguments.command {
         Command::Plan { of } => plan::run(of),
         Command::Check(check) => check::run(check),
-        Command::Status { output } => status::run(output.output),
+        Command::Status(arguments) => status::run(arguments),
         Command::Timings { output } => timings::run(output.output),
         Command::Ports { command } => ports::run(command),
         Command::Shell { command } => shell::run(command),
+        Command::Logs(arguments) => logs::run(&arguments),
+        Command::Support(arguments) => support::run(arguments),
+        Command::Config { command } => config::run(command),
         Command::LoadImages => images::run(),
         Command::HostApply => host_apply::run(),
         Command::Completion(completion) => completion::run(&completion),

@@ -25,9 +25,12 @@ mod refusals;
 mod reset;
 mod resume;
 mod rootful;
+#[path = "../documents/schema.rs"]
+mod schema;
 mod services;
 mod strangers;
 mod traffic;
+mod troubles;
 mod upgrade;
 mod world;
 
@@ -52,7 +55,7 @@ struct Group {
 ///
 /// scripts/nodes.sh runs the first one alone: times of a quiet machine are to be seen there, and limits of the machine
 /// that u7s raises and puts back. The others run beside each other, since they mostly wait; the longest begin.
-const GROUPS: [Group; 11] = [
+const GROUPS: [Group; 12] = [
     Group {
         name: "quiet",
         modules: &[
@@ -74,6 +77,7 @@ const GROUPS: [Group; 11] = [
     Group { name: "flannel", modules: &[flannel::TESTS] },
     Group { name: "firewall", modules: &[firewall::TESTS, rootful::TESTS] },
     Group { name: "package", modules: &[package::TESTS] },
+    Group { name: "troubles", modules: &[troubles::TESTS] },
     Group { name: "refusals", modules: &[refusals::TESTS] },
     Group { name: LONG, modules: &[upgrade::TESTS] },
 ];

@@ -262,7 +262,7 @@ fn told_by_events(pair: &Pair) -> Check {
 /// What `u7s status` of a node says about the refused ports of a Service.
 fn refusal(node: &Node, service: &str) -> Result<String, Box<dyn Error>> {
     Ok(until(TRY, &format!("a word about {service}"), || {
-        let status = node.ok(&["u7s", "status"]).map_err(|error| error.to_string())?;
+        let status = node.exec(&["u7s", "status"]).map_err(|error| error.to_string())?.stdout;
         status.lines().find(|line| line.contains(service)).map(|line| line.trim().to_owned()).ok_or(status)
     })?)
 }

@@ -35,6 +35,7 @@ pub(crate) struct World {
     trio: Mutex<Slot<Trio>>,
     walled: Mutex<Slot<Walled>>,
     packaged: Mutex<Slot<Packaged>>,
+    troubled: Mutex<Slot<Cluster>>,
     upgraded: Mutex<Slot<Upgraded>>,
 }
 
@@ -109,6 +110,11 @@ impl World {
         hold(&self.packaged, || Packaged::new(&*self.lan()?))
     }
 
+    /// The node whose disk is its own, and which is broken in many ways.
+    pub(crate) fn troubled(&self) -> Result<Held<'_, Cluster>, Box<dyn Error>> {
+        hold(&self.troubled, || crate::troubles::make(&*self.lan()?))
+    }
+
     /// Two nodes of one cluster; the machines of the tests before go, for they would only take time from these.
     pub(crate) fn pair(&self) -> Result<Held<'_, Pair>, Box<dyn Error>> {
         self.retire();
@@ -146,6 +152,7 @@ impl World {
         *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.walled.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.packaged.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
+        *self.troubled.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
     }
 }
 

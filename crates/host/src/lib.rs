@@ -12,6 +12,7 @@ pub mod error;
 pub mod lock;
 pub mod oci;
 pub mod probe;
+pub mod support;
 pub mod timings;
 pub mod undo;
 

@@ -13,6 +13,17 @@ pub fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
+/// The day's number since 1970-01-01: the inverse of [`civil`], for days from then on.
+#[must_use]
+pub fn days(year: u64, month: u64, day: u64) -> u64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, year_of_era) = (year / 400, year % 400);
+    let shifted_month = (month + 9) % 12;
+    let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
+    (era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year)
+        .saturating_sub(719_468)
+}
+
 /// `2026-11-22T07:26:01Z`, `seconds` since the epoch: RFC 3339, as the API writes times.
 #[must_use]
 pub fn rfc3339(seconds: u64) -> String {
@@ -25,6 +36,14 @@ pub fn rfc3339(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn days_and_dates_lead_to_each_other() {
+        for number in (0..80_000).step_by(13) {
+            let (year, month, day) = civil(number);
+            assert_eq!(days(year, month, day), number);
+        }
+    }
 
     #[test]
     fn times_are_those_of_date() {

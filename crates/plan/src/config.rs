@@ -9,6 +9,7 @@ use toml::{Table, Value};
 
 use crate::host;
 use crate::node::HostPort;
+use crate::suggest;
 
 /// Where the configuration lies; it may be missing.
 pub const PATH: &str = "/etc/u7s/config.toml";
@@ -145,7 +146,7 @@ pub fn read<N: AsRef<str>, T: AsRef<str>>(files: &[(N, T)]) -> Result<Config, Er
         let (origin, text) = (name.as_ref(), text.as_ref());
         let syntax = |error: toml::de::Error| Error::Syntax {
             origin: origin.into(),
-            why: error.to_string().trim_end().into(),
+            why: meant(error.to_string().trim_end()),
         };
         check(&toml::from_str(text).map_err(syntax)?, origin)?;
         merge(&mut merged, text.parse().map_err(syntax)?);
@@ -156,6 +157,17 @@ pub fn read<N: AsRef<str>, T: AsRef<str>>(files: &[(N, T)]) -> Result<Config, Er
         .map_err(|error| Error::Syntax { origin: origin.into(), why: error.to_string().trim_end().into() })?;
     check(&config, origin)?;
     Ok(config)
+}
+
+/// The parser's words, and after an unknown key or value the one that was meant.
+///
+/// Source: serde, `de::Error::unknown_field` and `unknown_variant`: names stand between backquotes, the unknown one first.
+fn meant(why: &str) -> String {
+    let line =
+        why.lines().find(|line| line.starts_with("unknown field") || line.starts_with("unknown variant"));
+    let mut names = line.unwrap_or_default().split('`').skip(1).step_by(2);
+    let nearest = names.next().and_then(|unknown| suggest::nearest(unknown, names));
+    nearest.map_or_else(|| why.to_owned(), |name| format!("{why}; did you mean `{name}`?"))
 }
 
 /// Puts `upper` over `lower`: tables are joined, everything else is replaced.
@@ -371,6 +383,19 @@ mod tests {
     fn syntax_errors_cite_line_and_column() {
         let error = read(&[("f", "version = 1\ncolour = 3\n")]).unwrap_err().to_string();
         assert!(error.starts_with("f: TOML parse error at line 2, column 1"), "{error}");
-        assert!(error.contains("unknown field `colour`"), "{error}");
+        assert!(error.contains("unknown field `colour`") && !error.contains("did you mean"), "{error}");
+    }
+
+    #[test]
+    fn the_key_and_the_word_that_were_meant_are_proposed() {
+        for (text, meant) in [
+            ("timeout-factor = 3\n", "timeout_factor"),
+            ("[netwrok]\nmtu = 1500\n", "network"),
+            ("[network]\nrnage = \"10.42.0.0/24\"\n", "range"),
+            ("cni = \"flanel\"\n", "flannel"),
+        ] {
+            let error = read(&[("f", text)]).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("; did you mean `{meant}`?")), "{error}");
+        }
     }
 }

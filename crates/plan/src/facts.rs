@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Everything that a plan is made from, beside configuration and request.
@@ -41,6 +41,12 @@ pub struct Facts {
     pub sysctls: BTreeMap<String, Option<String>>,
     /// Those of them that nobody may write: in every network namespace but the first some are so, whoever asks.
     pub read_only: Vec<String>,
+    /// AppArmor has a profile for our programs ([`crate::preflight::APPARMOR_PROFILE`]).
+    pub apparmor_profile: bool,
+    /// Space of the file system that holds the user's home, or will; `None` if it cannot be told.
+    pub space: Option<Space>,
+    /// Kernel modules that are neither loaded nor built in, and that this kernel's package does not carry.
+    pub absent_modules: Vec<String>,
     /// Kernel modules that are loaded or built in, of those asked for ([`crate::host::MODULES`]); `None`: cannot be told.
     pub modules: BTreeMap<String, Option<bool>>,
     /// Programs by name ([`crate::host::PROGRAMS`]): first match in root's fixed search path.
@@ -100,6 +106,19 @@ pub struct UserFact {
     pub home: PathBuf,
     /// Owner uid and mode of the home directory, if it exists.
     pub home_owner: Option<(u32, u32)>,
+}
+
+/// Space of a file system, for those who are not root.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Space {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes that are free.
+    pub free: u64,
+    /// Files in all, 0 where the file system does not count them.
+    pub files: u64,
+    /// Files that can still be made.
+    pub free_files: u64,
 }
 
 /// What cgroup hierarchy there is.

@@ -6,6 +6,8 @@
 
 pub mod audit;
 pub mod calendar;
+pub mod certificate;
+pub mod checks;
 pub mod cni;
 pub mod config;
 pub mod conntrack;
@@ -13,22 +15,28 @@ pub mod control;
 pub mod crio;
 pub mod facts;
 pub mod firewall;
+pub mod fix;
 pub mod flannel;
 pub mod forwarding;
+pub mod health;
 pub mod host;
 pub mod init;
 pub mod kubeadm;
 pub mod kubeconfig;
+pub mod nagios;
 pub mod need;
 pub mod node;
 pub mod oci;
 pub mod preflight;
+pub mod redact;
 pub mod request;
 pub mod reset;
 pub mod services;
 pub mod step;
 pub mod subid;
+pub mod suggest;
 pub mod timings;
+pub mod trial;
 pub mod yaml;
 
 pub use init::init;

@@ -15,13 +15,18 @@ use crate::facts::{Facts, Listener};
 use crate::host;
 use crate::kubeadm::Output;
 use crate::need::{Level, Unmet};
+use crate::node::{NodeSpec, Protocol};
 use crate::yaml;
 
 mod firewall;
 mod ids;
 mod network;
+mod room;
+mod userns;
 
 pub use firewall::needs as firewall_needs;
+pub use room::space;
+pub use userns::{ALLOW as ALLOW_USER_NAMESPACES, PROFILE as APPARMOR_PROFILE, forbidding};
 
 /// cgroup controllers that `Delegate=` of u7s.service names.
 pub const DELEGATED: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
@@ -74,11 +79,13 @@ pub fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unmet> {
     unmet.extend(systemd(facts));
     unmet.extend(cgroups(facts));
     unmet.extend(oom_score(facts));
-    unmet.extend(user_namespaces(facts));
+    unmet.extend(userns::needs(facts));
     unmet.extend(tun(facts));
+    unmet.extend(room::modules(facts));
     unmet.extend(programs(config, facts, merged));
     unmet.extend(ids::subids(facts));
     unmet.extend(home(facts));
+    unmet.extend(space(facts));
     unmet.extend(hostname(&merged.node_name));
     unmet.extend(etcd_data(merged));
     unmet.extend(network::needs(config, facts, merged));
@@ -106,6 +113,28 @@ pub fn joined(config: &Config, facts: &Facts, cluster: &str) -> Vec<Unmet> {
 #[must_use]
 pub fn reset_needs(facts: &Facts) -> Vec<Unmet> {
     privileges(facts)
+}
+
+/// What a node that was made before still needs of the host, to start again: its ids, its home, its ports, its devices.
+#[must_use]
+pub fn standing_needs(facts: &Facts, node: &NodeSpec) -> Vec<Unmet> {
+    let mut unmet = userns::needs(facts);
+    unmet.extend(tun(facts));
+    unmet.extend(ids::same_subids(facts, node));
+    unmet.extend(home(facts));
+    let tcp = node.forwards.iter().filter(|forward| forward.protocol == Protocol::Tcp);
+    unmet.extend(tcp.filter_map(|forward| taken(facts, forward.address, forward.port)));
+    let drivers = [("slirp4netns", &node.programs.slirp4netns)];
+    for (name, path) in drivers {
+        if facts.programs.get(name).is_some_and(Option::is_none) {
+            let need = missing_program(facts, name, name);
+            unmet.push(Unmet {
+                message: format!("{} (the node uses {})", need.message, path.display()),
+                ..need
+            });
+        }
+    }
+    unmet
 }
 
 /// Those of [`DELEGATED`]'s needed controllers that the host lacks.
@@ -227,34 +256,6 @@ fn oom_score(facts: &Facts) -> Option<Unmet> {
             "give the container that systemd runs in CAP_SYS_RESOURCE; or, with the kernel's own choice of victims: kubeadm init --ignore-preflight-errors=OomScore",
         )
     })
-}
-
-/// Switches of distributions against user namespaces: key, the value that forbids them, the value that allows them.
-///
-/// Source: kernel.unprivileged_userns_clone is Debian's, kernel.userns_restrict ALT's, the AppArmor one Ubuntu's.
-const SWITCHES: [(&str, &str, &str); 4] = [
-    ("user/max_user_namespaces", "0", "65536"),
-    ("kernel/unprivileged_userns_clone", "0", "1"),
-    ("kernel/userns_restrict", "1", "0"),
-    ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
-];
-
-fn user_namespaces(facts: &Facts) -> Vec<Unmet> {
-    let bad = |(key, forbids, _): &(&str, &str, &str)| {
-        facts.sysctls.get(*key).and_then(Option::as_deref).is_some_and(|value| value.trim() == *forbids)
-    };
-    SWITCHES
-        .into_iter()
-        .filter(bad)
-        .map(|(key, forbids, allows)| {
-            let key = key.replace('/', ".");
-            error(
-                "UserNamespaces",
-                format!("user namespaces are forbidden: {key} is {forbids}"),
-                format!("echo '{key} = {allows}' >/etc/sysctl.d/90-u7s.conf && sysctl -p /etc/sysctl.d/90-u7s.conf"),
-            )
-        })
-        .collect()
 }
 
 fn tun(facts: &Facts) -> Option<Unmet> {

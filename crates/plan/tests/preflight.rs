@@ -117,15 +117,36 @@ fn fault_f35_each_switch_against_user_namespaces_is_named() {
         ("user.max_user_namespaces", "0", "65536"),
         ("kernel.unprivileged_userns_clone", "0", "1"),
         ("kernel.userns_restrict", "1", "0"),
-        ("kernel.apparmor_restrict_unprivileged_userns", "1\n", "0"),
+        ("kernel.userns_restrict", "1\n", "0"),
     ] {
         let line =
             format!("[ERROR UserNamespaces]: user namespaces are forbidden: {key} is {}", value.trim());
-        let remedy =
-            format!("echo '{key} = {fix}' >/etc/sysctl.d/90-u7s.conf && sysctl -p /etc/sysctl.d/90-u7s.conf");
+        let remedy = format!(
+            "echo '{key} = {fix}' >>/etc/sysctl.d/90-u7s.conf && sysctl -p /etc/sysctl.d/90-u7s.conf"
+        );
         let spoil = |facts: &mut Facts| drop(facts.sysctls.insert(key.replace('.', "/"), Some(value.into())));
         judged(key, &Init::default(), spoil, &[(&line, &remedy)]);
     }
+}
+
+#[test]
+fn apparmor_is_given_a_profile_and_then_asks_for_nothing() {
+    let key = "kernel/apparmor_restrict_unprivileged_userns";
+    let spoil = |facts: &mut Facts| drop(facts.sysctls.insert(key.into(), Some("1\n".into())));
+    judged(
+        "apparmor",
+        &Init::default(),
+        spoil,
+        &[(
+            "[ERROR UserNamespaces]: user namespaces are forbidden: kernel.apparmor_restrict_unprivileged_userns is 1",
+            r"printf 'abi <abi/4.0>,\nprofile u7s /usr/{bin/u7s,libexec/u7s/u7s-supervisor} flags=(unconfined) { userns, }\n' >/etc/apparmor.d/u7s && apparmor_parser -r /etc/apparmor.d/u7s",
+        )],
+    );
+    let profiled = |facts: &mut Facts| {
+        spoil(facts);
+        facts.apparmor_profile = true;
+    };
+    judged("apparmor with a profile", &Init::default(), profiled, &[]);
 }
 
 #[test]

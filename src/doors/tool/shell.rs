@@ -8,6 +8,19 @@ use u7s_host::enter::{self, Entry, Environment};
 use crate::doors::machine::{self, Caller};
 use crate::{End, Error};
 
+/// Below the help of the command.
+pub(super) const HELP: &str = "\
+It enters as root of the namespaces, who is u7s-admin outside. A terminal is replaced by a fresh one that follows the size
+of yours; pipes and files stay what they are. kubectl, crictl and the images' store are to be used from in here.
+
+Examples:
+  u7s shell
+  u7s shell -- crictl ps -a
+  u7s shell -- ip address
+  u7s shell -- sh -c 'cat /var/lib/kubelet/config.yaml' | less
+
+Exit status: the command's; 128 and more by a signal.";
+
 /// Runs a command inside, or a shell.
 ///
 /// # Errors

@@ -27,6 +27,9 @@ pub(crate) fn fill(facts: &mut Facts) {
     facts.sysctls = host::SYSCTLS.map(|key| (key.to_owned(), sysctl(key))).into();
     let modules = Modules::of(&facts.kernel);
     facts.modules = host::MODULES.map(|name| (name.to_owned(), modules.has(name))).into();
+    facts.absent_modules =
+        host::MODULES.into_iter().filter(|name| modules.lacks(name)).map(str::to_owned).collect();
+    facts.apparmor_profile = Path::new(u7s_plan::preflight::APPARMOR_PROFILE).is_file();
     facts.memory = memory(&text("/proc/meminfo"));
     facts.cpus =
         std::thread::available_parallelism().map_or(0, |count| count.get().try_into().unwrap_or(u32::MAX));
@@ -76,17 +79,32 @@ fn listed(text: &str) -> u32 {
 pub(crate) struct Modules {
     loaded: String,
     built_in: Option<String>,
+    /// modules.dep: what could be loaded.
+    loadable: Option<String>,
 }
 
 impl Modules {
     /// Of the running kernel.
     pub(crate) fn of(release: &str) -> Self {
-        let listing = ["/lib/modules", "/usr/lib/modules"]
-            .iter()
-            .map(|root| Path::new(root).join(release).join("modules.builtin"))
-            .find_map(|path| files::read_named(&path, 8 << 20).ok());
-        let built_in = listing.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        Self { loaded: proc_text("/proc/modules"), built_in }
+        let listing = |name: &str| {
+            let read =
+                |root: &&str| files::read_named(&Path::new(root).join(release).join(name), 8 << 20).ok();
+            let bytes = ["/lib/modules", "/usr/lib/modules"].iter().find_map(read);
+            bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let (built_in, loadable) = (listing("modules.builtin"), listing("modules.dep"));
+        Self { loaded: proc_text("/proc/modules"), built_in, loadable }
+    }
+
+    /// Neither there nor to be had from this kernel's package; false if that cannot be told.
+    fn lacks(&self, name: &str) -> bool {
+        let plain_name = plain(name);
+        let file = |line: &str| {
+            let path = line.split(':').next().unwrap_or_default();
+            plain(path.rsplit('/').next().unwrap_or_default().split('.').next().unwrap_or_default())
+        };
+        let loadable = |listing: &String| listing.lines().any(|line| file(line) == plain_name);
+        self.has(name) == Some(false) && self.loadable.as_ref().is_some_and(|listing| !loadable(listing))
     }
 
     /// Loaded or built in; `None` if that cannot be told: nothing lists what is built in.
@@ -138,12 +156,16 @@ mod tests {
 
     #[test]
     fn a_module_is_loaded_built_in_absent_or_unknown() {
-        let mut modules = Modules { loaded: "br_netfilter 32768 0 - Live 0x0\n".into(), built_in: None };
+        let mut modules =
+            Modules { loaded: "br_netfilter 32768 0 - Live 0x0\n".into(), ..Modules::default() };
         assert_eq!(modules.has("br-netfilter"), Some(true));
         assert_eq!(modules.has("u7s_none"), None);
         modules.built_in = Some("kernel/fs/u7s-some.ko\nkernel/drivers/net/u7s_other.ko\n".into());
         assert_eq!(modules.has("u7s_some"), Some(true));
         assert_eq!(modules.has("u7s_none"), Some(false));
+        assert!(!modules.lacks("u7s_none"), "without modules.dep nobody knows");
+        modules.loadable = Some("kernel/net/u7s-far.ko.zst: kernel/net/u7s-other.ko.zst\n".into());
+        assert!(modules.lacks("u7s_none") && !modules.lacks("u7s_far") && !modules.lacks("u7s_some"));
     }
 
     #[test]

@@ -20,13 +20,17 @@ mod firewall;
 mod listeners;
 mod machine;
 mod network;
+mod standing;
 mod tools;
+mod trial;
 mod users;
 
 pub(crate) use cluster::{api_has, api_ready, kubelet, node_known};
 pub use cluster::{configuration, stored};
 pub use documents::{Patch, document, node, patches};
 pub(crate) use machine::{Modules, read_only, sysctl};
+pub use standing::standing;
+pub use trial::trial;
 pub use users::find as user;
 pub(crate) use users::users;
 
@@ -75,6 +79,14 @@ pub fn facts(config: &Config) -> Result<Facts, Error> {
 pub fn machine() -> Facts {
     let mut facts = Facts { euid: nix::unistd::geteuid().as_raw(), ..Facts::default() };
     machine::fill(&mut facts);
+    facts
+}
+
+/// As [`machine`], with the users and their ids, the home and its disk.
+#[must_use]
+pub fn local(config: &Config) -> Facts {
+    let mut facts = machine();
+    users::fill(&mut facts, &config.user);
     facts
 }
 

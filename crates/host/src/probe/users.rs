@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use nix::unistd::User;
-use u7s_plan::facts::{Facts, UserFact};
+use u7s_plan::facts::{Facts, Space, UserFact};
 use u7s_plan::host;
 
 use super::{proc_text, text};
@@ -18,6 +18,7 @@ pub(crate) fn fill(facts: &mut Facts, name: &str) {
     facts.subgid = proc_text("/etc/subgid");
     let home = facts.user.as_ref().map_or_else(|| PathBuf::from(host::HOME), |user| user.home.clone());
     facts.home_fs = file_system(&proc_text("/proc/self/mountinfo"), &home);
+    facts.space = space(&home);
     facts.inside = inside(&text("/proc/self/uid_map"), facts.user.as_ref());
 }
 
@@ -41,6 +42,18 @@ fn all(text: &str) -> Vec<(String, u32)> {
         Some((fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?))
     };
     text.lines().filter_map(user).collect()
+}
+
+/// Space below `path`, or below the nearest directory above it that there is.
+fn space(path: &Path) -> Option<Space> {
+    let seen = path.ancestors().find_map(|path| nix::sys::statvfs::statvfs(path).ok())?;
+    let bytes = |blocks: u64| blocks.saturating_mul(seen.fragment_size());
+    Some(Space {
+        total: bytes(seen.blocks()),
+        free: bytes(seen.blocks_available()),
+        files: seen.files(),
+        free_files: seen.files_available(),
+    })
 }
 
 /// In the node's namespaces 0 is the node's user; in those of a container around the whole host it is somebody else.

@@ -3,6 +3,7 @@
 use crate::facts::Facts;
 use crate::host;
 use crate::need::Unmet;
+use crate::node::{Extent, NodeSpec};
 use crate::subid::{self, Error, NEEDED, Range};
 
 use super::error;
@@ -35,6 +36,25 @@ pub(super) fn subids(facts: &Facts) -> Vec<Unmet> {
         unmet.push(error(id, sentence(&why, file), remedy));
     }
     unmet
+}
+
+/// As [`subids`] for a node that was made: its files belong to the ids that it was made with, so these are wanted back.
+pub(super) fn same_subids(facts: &Facts, node: &NodeSpec) -> Vec<Unmet> {
+    let range = |map: &[Extent]| {
+        let extent = map.get(1)?;
+        Some(format!("{}-{}", extent.outside, extent.outside.saturating_add(extent.count - 1)))
+    };
+    let same = |mut need: Unmet| {
+        let users = need.message.contains("/etc/subuid");
+        let (add, map) =
+            if users { ("--add-subuids", &node.uid_map) } else { ("--add-subgids", &node.gid_map) };
+        if let Some(range) = range(map).filter(|_| need.id == "Subids" && need.remedy.starts_with("usermod"))
+        {
+            need.remedy = format!("usermod {add} {range} {}", host::USER);
+        }
+        need
+    };
+    subids(facts).into_iter().map(same).collect()
 }
 
 fn sentence(why: &Error, file: &str) -> String {

@@ -1,0 +1,220 @@
+//! Looks at a node that was made: what supervisor, API server, certificates and processes tell.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use u7s_plan::certificate;
+use u7s_plan::config::Config;
+use u7s_plan::control::Status;
+use u7s_plan::facts::{Facts, UserFact};
+use u7s_plan::health::{Certificate, ClusterSeen, Seen};
+use u7s_plan::host::{self, KUBERNETES_DIR};
+use u7s_plan::node::NodeSpec;
+
+use super::{documents, listeners, names, network, systemd_facts, text};
+use crate::control::{Client, Error as ControlError};
+use crate::enter::{Entry, Input, Output, Target};
+use crate::error::Error;
+use crate::files;
+use crate::programs::{self, Found};
+
+/// How long the API server may take to answer.
+const API: Duration = Duration::from_secs(5);
+
+/// Looks at everything that `u7s status` judges. The caller is root or the node's user, on the host.
+///
+/// Takes milliseconds, and as long as the API server takes to answer, at most 10 s.
+///
+/// # Errors
+/// node.json that is not ours or cannot be read; `Netlink`.
+pub fn standing(config: &Config) -> Result<Seen, Error> {
+    let mut facts = super::local(config);
+    let network = network::network()?;
+    facts.addresses = network.addresses;
+    facts.listeners = listeners::listeners(host::UNIT);
+    facts.unit = systemd_facts().unit;
+    facts.programs.insert("slirp4netns".into(), found("slirp4netns", &mut facts.refused));
+    let node = documents::node()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut seen = Seen { now, facts, node, ..Seen::default() };
+    let (Some(user), Some(node)) = (seen.facts.user.clone(), seen.node.clone()) else { return Ok(seen) };
+    let client = Client::new(user.uid);
+    match client.status() {
+        Ok(status) => {
+            seen.ports = client.ports().unwrap_or_default();
+            seen.stopped = stopped(&status);
+            seen.cluster = Some(cluster(&user, &node));
+            seen.status = Some(status);
+        }
+        Err(ControlError::NotRunning { .. }) => {}
+        Err(error) => {
+            seen.silent = Some(error.to_string());
+            seen.stopped = stopped_main(&user);
+        }
+    }
+    seen.certificates = certificates(&seen.facts, now);
+    Ok(seen)
+}
+
+fn found(name: &str, refused: &mut std::collections::BTreeMap<String, String>) -> Option<PathBuf> {
+    match programs::find(name) {
+        Found::At(path) => Some(path),
+        Found::Missing => None,
+        Found::Refused(why) => {
+            refused.insert(name.into(), why);
+            None
+        }
+    }
+}
+
+/// Those of the node's own processes that are in state T.
+///
+/// Source: proc_pid_stat(5), field 3.
+fn stopped(status: &Status) -> Vec<(String, i32)> {
+    let components =
+        status.components.iter().filter_map(|component| Some((component.name.as_str(), component.pid?)));
+    let own = [("the node's pid 1", status.init_pid)].into_iter();
+    let driver = status.driver_pid.map(|pid| ("slirp4netns", pid));
+    let all = own.chain(driver).chain(components);
+    all.filter(|(_, pid)| is_stopped(*pid)).map(|(name, pid)| (name.to_owned(), pid)).collect()
+}
+
+/// The supervisor, when it does not answer: the process of its user that has its name.
+fn stopped_main(user: &UserFact) -> Vec<(String, i32)> {
+    let pids = names(Path::new("/proc")).into_iter().filter_map(|name| name.parse::<i32>().ok());
+    let ours = pids.filter(|pid| {
+        let owner = files::stat(Path::new(&format!("/proc/{pid}"))).ok().flatten().map(|stat| stat.st_uid);
+        let comm = text(format!("/proc/{pid}/comm"));
+        owner == Some(user.uid) && comm.trim() == "u7s-supervisor" && is_stopped(*pid)
+    });
+    ours.map(|pid| ("u7s-supervisor".to_owned(), pid)).collect()
+}
+
+fn is_stopped(pid: i32) -> bool {
+    let stat = text(format!("/proc/{pid}/stat"));
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+}
+
+/// What the API server says of this node, asked with the kubelet's own credentials.
+fn cluster(user: &UserFact, node: &NodeSpec) -> ClusterSeen {
+    let words = ["get", "node", &node.node_name, "--output=json"];
+    match asked(user, "--kubeconfig=/etc/kubernetes/kubelet.conf", &words) {
+        Ok(said) => conditions(&said),
+        Err(why) => ClusterSeen {
+            api: why.contains("NotFound"),
+            conditions: vec![why.clone()],
+            api_problem: Some(why),
+            ..ClusterSeen::default()
+        },
+    }
+}
+
+fn asked(user: &UserFact, credentials: &str, words: &[&str]) -> Result<Vec<u8>, String> {
+    let kubectl = programs::needed("kubectl").map_err(|error| error.to_string())?;
+    let target = Target::find(user).map_err(|error| error.to_string())?;
+    let timeout = format!("--request-timeout={}s", API.as_secs());
+    let first = [kubectl.as_os_str(), credentials.as_ref(), timeout.as_ref()].into_iter();
+    let argv = first.chain(words.iter().map(AsRef::as_ref));
+    let entry =
+        Entry::inside(&target, argv).directory("/").input(Input::Null).output(Output::Capture(256 << 10));
+    let ended = entry.deadline(API * 2).run().map_err(|error| error.to_string())?;
+    if ended.status.success() {
+        return Ok(ended.stdout);
+    }
+    let text = String::from_utf8_lossy(&ended.stderr);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("kubectl failed");
+    Err(crate::child::printable(last))
+}
+
+/// Source: kubernetes, staging/src/k8s.io/api/core/v1/types.go, `NodeCondition`.
+fn conditions(said: &[u8]) -> ClusterSeen {
+    let document: Value = serde_json::from_slice(said).unwrap_or_default();
+    let mut seen = ClusterSeen { api: true, ..ClusterSeen::default() };
+    for condition in document["status"]["conditions"].as_array().into_iter().flatten() {
+        let (kind, status) = (condition["type"].as_str().unwrap_or_default(), condition["status"].as_str());
+        let holds = status == Some("True");
+        if kind == "Ready" {
+            seen.ready = holds;
+        }
+        if (kind == "Ready") != holds {
+            let message = condition["message"].as_str().unwrap_or_default();
+            seen.conditions.push(crate::child::printable(&format!(
+                "{kind} is {}: {message}",
+                status.unwrap_or("unknown")
+            )));
+        }
+    }
+    seen
+}
+
+/// Certificates by kubeadm's names, and where they lie.
+const PKI: [(&str, &str); 9] = [
+    ("ca", "pki/ca.crt"),
+    ("apiserver", "pki/apiserver.crt"),
+    ("apiserver-kubelet-client", "pki/apiserver-kubelet-client.crt"),
+    ("apiserver-etcd-client", "pki/apiserver-etcd-client.crt"),
+    ("front-proxy-ca", "pki/front-proxy-ca.crt"),
+    ("front-proxy-client", "pki/front-proxy-client.crt"),
+    ("etcd-ca", "pki/etcd/ca.crt"),
+    ("etcd-server", "pki/etcd/server.crt"),
+    ("etcd-peer", "pki/etcd/peer.crt"),
+];
+
+/// Kubeconfigs with a client certificate in them.
+const KUBECONFIGS: [&str; 4] =
+    ["admin.conf", "super-admin.conf", "controller-manager.conf", "scheduler.conf"];
+
+/// All that are there; nothing is followed, nothing is larger than a MiB.
+fn certificates(facts: &Facts, now: u64) -> Vec<Certificate> {
+    let dir = Path::new(KUBERNETES_DIR);
+    let read = |path: &Path| files::read_text(path, files::LIMIT).ok().flatten();
+    let certificate = |name: &str, path: &Path, pem: &str| {
+        certificate::validity(pem)
+            .map(|validity| Certificate::new(name, &path.display().to_string(), validity, now))
+    };
+    let mut found: Vec<Certificate> = Vec::new();
+    for (name, below) in PKI {
+        let path = dir.join(below);
+        found.extend(read(&path).and_then(|pem| certificate(name, &path, &pem)));
+    }
+    for name in KUBECONFIGS {
+        let path = dir.join(name);
+        found.extend(
+            read(&path).and_then(|text| certificate(name, &path, &certificate::of_kubeconfig(&text)?)),
+        );
+    }
+    let home = facts.user.as_ref().map_or_else(|| PathBuf::from(host::HOME), |user| user.home.clone());
+    let kubelet = host::tree(&home).join("kubelet/pki");
+    // kubelet-client-current.pem is a link to the newest of these.
+    let newest = names(&kubelet).into_iter().filter(|name| name.starts_with("kubelet-client-2")).max();
+    found.extend(
+        newest.map(|name| kubelet.join(name)).and_then(|path| certificate("kubelet", &path, &read(&path)?)),
+    );
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_that_are_as_they_should_be_are_not_told() {
+        let document = |ready: &str, pressure: &str| {
+            format!(
+                r#"{{"status":{{"conditions":[{{"type":"DiskPressure","status":"{pressure}","message":"p"}},
+                {{"type":"Ready","status":"{ready}","message":"r"}}]}}}}"#
+            )
+        };
+        let seen = conditions(document("True", "False").as_bytes());
+        assert_eq!((seen.api, seen.ready, seen.conditions.len()), (true, true, 0));
+        let seen = conditions(document("Unknown", "True").as_bytes());
+        assert_eq!(seen.conditions, ["DiskPressure is True: p", "Ready is Unknown: r"]);
+        assert!(!seen.ready && !conditions(b"no JSON").ready);
+    }
+
+    #[test]
+    fn a_process_is_stopped_only_by_its_state() {
+        assert!(!is_stopped(std::process::id().cast_signed()));
+    }
+}
