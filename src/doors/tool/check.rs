@@ -13,7 +13,7 @@ use u7s_shim::kubeadm::{Call, parse};
 
 use super::{Format, Output};
 use crate::doors::{init, machine};
-use crate::{End, Error, report};
+use crate::{End, Error, report, words};
 
 /// Flags of the command.
 #[derive(Debug, Args)]
@@ -59,15 +59,11 @@ pub(super) fn run(check: Check) -> Result<End, Error> {
     let untried = tried(&mut needs, &request)?;
     let ready = needs.iter().all(|need| need.level == Level::Warning);
     let lines = checks::table(&needs, &untried, machine::effective_uid() == 0);
-    let text = if check.print_fix {
-        fix::block(&needs)
-    } else {
-        match check.output.output {
-            Output::Json => format!("{:#}\n", document(ready, &lines, &needs)),
-            Output::Text => text(ready, &lines, &needs),
-        }
-    };
-    report::result(&text)?;
+    match check.output.output {
+        _ if check.print_fix => report::result(&fix::block(&needs))?,
+        Output::Json => report::result(&format!("{:#}\n", document(ready, &lines, &needs)))?,
+        Output::Text => report::text(&text(ready, &lines, &needs))?,
+    }
     Ok(End::Code(if ready { 0 } else { 2 }))
 }
 
@@ -108,7 +104,7 @@ fn text(ready: bool, lines: &[Line], needs: &[Unmet]) -> String {
     let mut text = String::new();
     let width = lines.iter().map(|line| line.id.len()).max().unwrap_or(0);
     for line in lines {
-        let _ = writeln!(text, "{:4}  {:width$}  {}", line.result.as_str(), line.id, line.wants);
+        let _ = writeln!(text, "{:4}  {:width$}  {}", line.result.as_str(), line.id, words::say(line.wants));
     }
     for need in needs {
         let _ = write!(text, "\n{need}\nhint: {}\n", need.remedy);

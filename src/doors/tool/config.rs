@@ -77,11 +77,11 @@ fn print(config: &Config, form: Form) -> Result<(), Error> {
 fn validate(files: &[PathBuf]) -> Result<(), Error> {
     if files.is_empty() {
         machine::config()?;
-        return report::result("the configuration is right\n");
+        return report::text("the configuration is right\n");
     }
     let read = |path: &PathBuf| machine::document(path).map(|text| (path.display().to_string(), text));
     config::read(&files.iter().map(read).collect::<Result<Vec<_>, _>>()?)?;
     let names: Vec<_> =
         files.iter().map(PathBuf::as_path).map(Path::display).map(|name| name.to_string()).collect();
-    report::result(&format!("{}: right\n", names.join(", ")))
+    report::text(&format!("{}: right\n", names.join(", ")))
 }

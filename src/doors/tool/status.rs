@@ -74,7 +74,7 @@ pub(super) fn run(arguments: Arguments) -> Result<End, Error> {
     let verdict = health::verdict(&problems, &ignored);
     match arguments.output.output {
         Output::Json => report::result(&format!("{:#}\n", document(&seen, &problems, verdict)))?,
-        Output::Text => report::result(&text(&seen, &problems, verdict))?,
+        Output::Text => report::text(&text(&seen, &problems, verdict))?,
     }
     Ok(End::Code(nagios::exit(verdict)))
 }
@@ -98,7 +98,7 @@ fn inside(output: Output) -> Result<End, Error> {
             let text = serde_json::to_string_pretty(&status).map_err(|error| Error::Output(error.into()))?;
             report::result(&format!("{text}\n"))?;
         }
-        Output::Text => report::result(&supervisor(&status))?,
+        Output::Text => report::text(&supervisor(&status))?,
     }
     Ok(End::Code(u8::from(!status.ready)))
 }
