@@ -43,9 +43,10 @@ fn the_forwarder_keeps_one_capability_and_gains_none() {
     let expected = [("CapInh", &none), ("CapPrm", &net_admin), ("CapEff", &net_admin), ("CapBnd", &none)];
     let mut lines: Vec<String> = expected.map(|(set, bits)| format!("{set}:\t{bits}")).into();
     lines.extend([format!("CapAmb:\t{none}"), "NoNewPrivs:\t1".to_owned()]);
-    let threads: Vec<&str> = said.lines().collect();
-    // One for connections, one for datagrams.
-    assert_eq!(threads, [lines.clone(), lines].concat());
+    let said: Vec<&str> = said.lines().collect();
+    let threads: Vec<&[&str]> = said.chunks(lines.len()).collect();
+    // One for datagrams, at least one for connections.
+    assert!(threads.len() >= 2 && threads.iter().all(|thread| *thread == lines), "{threads:?}");
 }
 
 #[test]

@@ -148,9 +148,19 @@ fn restarts_of_driver_and_forwarder_leave_no_descriptor_behind() {
     let mut bench = Bench::new();
     bench.spec.forwards.push(Forward { protocol: Protocol::Tcp, address: NODE_IP, port: 16443 });
     let node = bench.start();
+    // A question to crio or a port is a descriptor for a moment: what counts is what does not change for a while.
     let settled = || {
-        std::thread::sleep(Duration::from_millis(300));
-        (descriptors(node.pid()), descriptors(node.init()))
+        let mut last = (Vec::new(), Vec::new());
+        wait_for("descriptors that stay as they are", Duration::from_secs(15), || {
+            for _ in 0..5 {
+                std::thread::sleep(Duration::from_millis(100));
+                let now = (descriptors(node.pid()), descriptors(node.init()));
+                if std::mem::replace(&mut last, now) != last {
+                    return None;
+                }
+            }
+            Some(last.clone())
+        })
     };
     let before = settled();
     let mut last = node.status().driver_pid.unwrap();
