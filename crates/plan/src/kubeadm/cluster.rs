@@ -45,6 +45,7 @@ pub(super) fn complete(cluster: &mut Document, input: &Input<'_>) -> Result<Fact
     default(cluster, &["kubernetesVersion"], format!("v{}", input.node.kubernetes_version))?;
     names(cluster, input)?;
     controller_manager(cluster)?;
+    super::slow::complete(cluster, input.node.timeout_factor)?;
     api_server(cluster, input)?;
     let audit = audit_log(cluster)?;
     Ok(Facts {

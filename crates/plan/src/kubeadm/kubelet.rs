@@ -149,6 +149,8 @@ fn defaults(node: &NodeFacts) -> Vec<(&'static [&'static str], Value)> {
         // The kubelet's own value is two minutes.
         defaults
             .push((&["runtimeRequestTimeout"], json!(format!("{}m", 2 * u64::from(node.timeout_factor)))));
+        // Its own value is 40: how long a node counts as alive without renewing its lease.
+        defaults.push((&["nodeLeaseDurationSeconds"], json!(40 * u64::from(node.timeout_factor))));
     }
     if !node.degraded {
         defaults.push((&["podPidsLimit"], json!(4096)));

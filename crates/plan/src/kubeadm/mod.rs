@@ -30,6 +30,7 @@ mod patches;
 mod proxy;
 mod render;
 mod schema;
+mod slow;
 
 pub use error::Error;
 pub use join::{discovery_file, join};
