@@ -453,9 +453,12 @@ fn ports(facts: &Facts, merged: &Output) -> Vec<Unmet> {
 }
 
 fn taken(facts: &Facts, address: Ipv4Addr, port: u16) -> Option<Unmet> {
+    // Only root sees whose a socket is; where the node runs, its own ports are taken by itself.
+    let unseen = facts.euid != 0 && facts.unit.active == "active";
     let clash = |listener: &&Listener| {
         let same = listener.address == address || listener.address.is_unspecified();
-        listener.port == port && same && !listener.ours
+        let own = listener.ours || (unseen && listener.owner.is_none());
+        listener.port == port && same && !own
     };
     let listener = facts.listeners.iter().find(clash)?;
     let owner = listener.owner.as_ref().map(|(pid, name)| format!(" by {} (pid {pid})", name.escape_debug()));

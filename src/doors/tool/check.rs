@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use u7s_host::probe;
 use u7s_plan::checks::{self, Line};
 use u7s_plan::need::{Level, Unmet};
-use u7s_plan::{fix, request, trial};
+use u7s_plan::{fix, preflight, request, trial};
 use u7s_shim::kubeadm::{Call, parse};
 
 use super::{Format, Output};
@@ -86,6 +86,12 @@ fn request(ignored: Vec<OsString>, flags: Vec<OsString>) -> Result<request::Init
 fn tried(needs: &mut Vec<Unmet>, request: &request::Init) -> Result<Vec<&'static str>, Error> {
     let config = machine::config_or_default(machine::effective_uid() == 0)?;
     let facts = probe::local(&config);
+    // A node that was made wants back what it was made with.
+    let standing = probe::node().ok().flatten().map(|node| preflight::standing_needs(&facts, &node));
+    for need in needs.iter_mut() {
+        let same = standing.iter().flatten().find(|same| same.id == need.id && same.message == need.message);
+        same.inspect(|same| need.remedy.clone_from(&same.remedy));
+    }
     let trial = probe::trial(&facts);
     for mut need in trial::needs(&facts, &trial) {
         if request.ignored.contains(&need.id) {

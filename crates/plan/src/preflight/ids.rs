@@ -38,7 +38,7 @@ pub(super) fn subids(facts: &Facts) -> Vec<Unmet> {
     unmet
 }
 
-/// As [`subids`] for a node that was made: its files belong to the ids that it was made with, so these are wanted back.
+/// As [`subids`], for a node that was made: its files belong to the ids that it was made with, so these are wanted back.
 pub(super) fn same_subids(facts: &Facts, node: &NodeSpec) -> Vec<Unmet> {
     let range = |map: &[Extent]| {
         let extent = map.get(1)?;
