@@ -98,7 +98,10 @@ pub(crate) fn full() {
         let servers: Vec<TcpStream> = (0..waiting.min(limit)).map(|_| service.accept()).collect();
         // Nobody else is let in before somebody leaves.
         std::thread::sleep(Duration::from_millis(100));
-        assert_eq!(bed.acceptor.connections().open, servers.len() as u64);
+        // Ends of the last round may still be on their way; one too many let in would stay.
+        until("no other connection", || {
+            (bed.acceptor.connections().open == servers.len() as u64).then_some(())
+        });
         assert!(descriptors(inner.process.pid()).all <= 64);
         rounds.push(servers.len());
         for mut server in servers {
