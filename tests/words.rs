@@ -45,6 +45,29 @@ mod tests {
         assert!(russian.contains("подсказка: sudo kubeadm init"), "{russian}");
     }
 
+    /// Rows of `u7s check`: result and id; and the ids of its complaints.
+    fn rows(text: &str) -> Vec<String> {
+        let row = |line: &str| {
+            let mut words = line.split_whitespace();
+            let result = words.next().filter(|word| ["pass", "WARN", "FAIL", "n/a"].contains(word))?;
+            Some(format!("{result} {}", words.next()?))
+        };
+        text.lines().filter_map(row).chain(ids(text)).collect()
+    }
+
+    #[test]
+    fn f63_check_has_the_same_rows_in_every_language() {
+        let program = env!("CARGO_BIN_EXE_u7s");
+        let [english, russian] = ["C", "ru_RU.UTF-8"].map(|locale| said(program, &["check"], locale).0);
+        println!("{russian}");
+        assert_eq!(rows(&english), rows(&russian));
+        assert!(rows(&english).len() > 20 && english.is_ascii(), "{english}");
+        let cyrillic = |line: &&str| line.chars().any(|c| ('\u{430}'..='\u{44f}').contains(&c));
+        let wants = russian.lines().filter(|line| rows(line).len() == 1 && !line.starts_with('['));
+        let plain: Vec<&str> = wants.filter(|line| !cyrillic(line)).collect();
+        assert!(plain.is_empty(), "rows without Russian: {plain:?}");
+    }
+
     #[test]
     fn f63_what_programs_read_is_english_in_every_locale() {
         let program = env!("CARGO_BIN_EXE_kubeadm");

@@ -100,7 +100,12 @@ fn shape(text: &str) -> String {
 }
 
 /// Sources whose every text is for people.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 17] = [
+    "crates/plan/src/checks.rs",
+    "crates/plan/src/health.rs",
+    "crates/plan/src/trial.rs",
+    "crates/plan/src/preflight/room.rs",
+    "crates/plan/src/preflight/userns.rs",
     "crates/supervisor/src/status.rs",
     "crates/plan/src/preflight.rs",
     "crates/plan/src/preflight/ids.rs",
@@ -116,7 +121,20 @@ const SOURCES: [&str; 12] = [
 ];
 
 /// Beginnings of what is a command to type, the same in every language, and parts of texts that stand whole in a table.
-const PLAIN: [&str; 48] = [
+const PLAIN: &[&str] = &[
+    "u7s check; ",
+    "kill -CONT ",
+    "u7s ports list",
+    "ss -",
+    "export ",
+    "kubectl describe ",
+    "getsubids ",
+    "modprobe overlay",
+    "du -",
+    "kernel-modules-",
+    "linux-",
+    "abi <",
+    "printf '",
     "apt-get ",
     "dnf ",
     "sudo ",

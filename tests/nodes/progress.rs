@@ -1,11 +1,13 @@
 //! What is said while `kubeadm init` works: events for programs, lines for people, on a terminal of any width.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::Listed;
+use crate::schema::faults;
 use crate::world::{Check, IGNORED, SHIMS, World, exits, holds, kubeadm, note};
 
 pub(crate) const TESTS: &[Listed] = &[
@@ -19,12 +21,20 @@ pub(crate) const TESTS: &[Listed] = &[
 
 const PHASES: [&str; 7] = ["preflight", "host", "configure", "namespace", "cluster", "publish", "enable"];
 
+fn schema(name: &str) -> Result<Value, Box<dyn std::error::Error>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("packaging/schema/{name}.json"));
+    Ok(serde_json::from_str(&std::fs::read_to_string(path)?)?)
+}
+
 /// All lines of standard output are events; the last one tells the end, with this exit status.
 fn events(stdout: &str, exit: u64) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
     let parsed: Result<Vec<Value>, _> = stdout.lines().map(serde_json::from_str).collect();
     let events = parsed.map_err(|error| format!("{error} in {stdout}"))?;
     let (mut latest, mut step) = (0.0, 0);
+    let schema = schema("progress")?;
     for event in &events {
+        let faults = faults(&schema, event, "event");
+        holds(faults.is_empty(), format!("{event} does not fit its schema: {faults:?}"))?;
         let common = event["version"] == 1 && event["command"] == "init" && event["event"].is_string();
         let elapsed = event["elapsed"].as_f64().unwrap_or(-1.0);
         holds(common && elapsed >= latest, format!("no event, or out of order: {event}"))?;
@@ -81,6 +91,8 @@ fn a_plan_is_a_document(world: &World) -> Check {
     let plan = kubeadm(&bare.node, &["init", "--dry-run", "--output=json", IGNORED]).run()?;
     exits(&plan, 0)?;
     let document: Value = serde_json::from_str(&plan.stdout)?;
+    let faults = faults(&schema("plan")?, &document, "plan");
+    holds(faults.is_empty(), format!("the plan does not fit its schema: {faults:?}"))?;
     let phases: Vec<&str> =
         document["phases"].as_array().into_iter().flatten().filter_map(|it| it["phase"].as_str()).collect();
     holds(phases == PHASES[1..], format!("the phases are {phases:?}"))?;
