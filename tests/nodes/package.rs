@@ -220,7 +220,15 @@ fn s29_an_installation_takes_free_ids(world: &World) -> Check {
     let accounts = "cat /etc/passwd /etc/group /etc/shadow /etc/subuid /etc/subgid | sha256sum";
     let before = node.sh(accounts)?;
     node.ok(&["/usr/libexec/u7s/postinstall"])?;
-    holds(node.sh(accounts)? == before, "a second postinstall changed accounts")
+    holds(node.sh(accounts)? == before, "a second postinstall changed accounts")?;
+    // F33: no range is free.
+    let full = "cd /etc; cp subuid subgid /run; echo eve:524288:599575712 | tee subuid >subgid";
+    node.sh(full)?;
+    let output = node.exec(&["/usr/libexec/u7s/postinstall"])?;
+    let untouched = node.sh("cat /etc/subuid /etc/subgid; cd /run; mv subuid subgid /etc")?;
+    exits(&output, 1)?;
+    wants(&output, "no 65536 subordinate ids are free")?;
+    holds(untouched == "eve:524288:599575712\neve:524288:599575712", untouched)
 }
 
 fn s35_exposure_does_not_rise(world: &World) -> Check {
@@ -303,6 +311,8 @@ fn f43_an_upgrade_leaves_the_node_alone(world: &World) -> Check {
     holds(version.contains("alt2"), format!("installed is {version}"))?;
     node.ok(&["rpm", "--verify", "u7s"])?;
     holds(main_pid(node)? == restarts, "the supervisor was restarted")?;
+    let reload = node.ok(&["systemctl", "show", "-P", "NeedDaemonReload", "u7s.service"])?;
+    holds(reload == "no", "systemd was not told of the new unit")?;
     holds(pods(cluster)? == before, "pods were restarted")?;
     let old = node.sh("readlink /proc/$(systemctl show -P MainPID u7s.service)/exe")?;
     note(format!("still runs: {old}"));
