@@ -165,7 +165,7 @@ fn f63_russian_changes_words_and_nothing_else(world: &World) -> Check {
     )?;
     // As a unit, where standard error is the journal.
     let unit = format!(
-        "systemd-run --quiet --wait --unit=u7s-words --setenv=LC_ALL=ru_RU.UTF-8 {SHIMS}/kubeadm init"
+        "systemd-run --quiet --wait --collect --unit=u7s-words --setenv=LC_ALL=ru_RU.UTF-8 {SHIMS}/kubeadm init"
     );
     let script = format!("{unit} || true; journalctl --sync; journalctl --no-pager -u u7s-words -o cat");
     let journal = cluster.node().sh(&script)?;
