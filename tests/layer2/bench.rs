@@ -382,6 +382,7 @@ fn specification(root: &Path, uid: u32) -> NodeSpec {
         degraded: Vec::new(),
         joined: false,
         services: u7s_plan::node::Services::default(),
+        patience: 1,
     }
 }
 

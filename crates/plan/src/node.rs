@@ -64,6 +64,14 @@ pub struct NodeSpec {
     /// Services from outside.
     #[serde(default)]
     pub services: Services,
+    /// What every deadline of the supervisor's is multiplied by: `timeout_factor`, 1 to 100.
+    #[serde(default = "ordinary")]
+    pub patience: u32,
+}
+
+/// [`NodeSpec::patience`] of a file from before there was one.
+fn ordinary() -> u32 {
+    1
 }
 
 /// Whether, and by which program, the ports of the cluster's Services are opened on the host.

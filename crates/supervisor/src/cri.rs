@@ -22,7 +22,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
 #[non_exhaustive]
 pub enum Fault {
     /// Not in time.
-    #[error("no answer within {} s", DEADLINE.as_secs())]
+    #[error("no answer within {} s", crate::patience::of(DEADLINE).as_secs())]
     Late,
     /// The transport broke.
     #[error("HTTP/2")]
@@ -73,7 +73,7 @@ struct VersionResponse {
 /// # Errors
 /// [`Fault`].
 pub(crate) async fn version(stream: UnixStream) -> Result<Runtime, Fault> {
-    tokio::time::timeout(DEADLINE, call(stream)).await.unwrap_or(Err(Fault::Late))
+    tokio::time::timeout(crate::patience::of(DEADLINE), call(stream)).await.unwrap_or(Err(Fault::Late))
 }
 
 async fn call(stream: UnixStream) -> Result<Runtime, Fault> {

@@ -19,6 +19,7 @@ mod message;
 mod namespace;
 mod notify;
 mod output;
+mod patience;
 mod pid_one;
 mod ports;
 mod probe;
@@ -92,6 +93,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
 fn prepare(options: &Options) -> Result<Prepared, Error> {
     let began = Instant::now();
     let spec = spec::read(&options.spec, nix::unistd::geteuid().as_raw())?;
+    patience::set(spec.patience);
     idmap::check(&spec)?;
     let way = idmap::choose(&spec)?;
     let driver = u7s_net::driver::of(&spec);

@@ -106,7 +106,7 @@ impl Attachment {
         self.since = Instant::now();
         self.link =
             Some(driver.attach(u7s_net::driver::Node { pid: self.init, pidfd: self.held.as_fd(), tap })?);
-        self.due = Some(self.since + READY);
+        self.due = Some(self.since + crate::patience::of(READY));
         Ok(())
     }
 
@@ -219,7 +219,11 @@ impl Attachment {
             return false;
         }
         if let Some(pid) = self.pid() {
-            tracing::warn!(pid, "the network driver was not ready within {} s", READY.as_secs());
+            tracing::warn!(
+                pid,
+                "the network driver was not ready within {} s",
+                crate::patience::of(READY).as_secs()
+            );
             self.ended(pid);
             return false;
         }

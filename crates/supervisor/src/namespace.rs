@@ -80,7 +80,7 @@ pub(crate) fn drop_privileges() -> Result<(), Error> {
 /// # Errors
 /// [`Error::Inside`] with pid 1's own words; [`Error::Deadline`].
 pub(crate) fn wait_for_tap(channel: &OwnedFd) -> Result<Option<OwnedFd>, Error> {
-    let deadline = Instant::now() + TAP;
+    let deadline = Instant::now() + crate::patience::of(TAP);
     loop {
         match message::receive::<Event>(channel.as_fd()) {
             Ok(Some((Event::Tap, mut descriptors))) => return Ok(descriptors.pop()),
@@ -89,7 +89,10 @@ pub(crate) fn wait_for_tap(channel: &OwnedFd) -> Result<Option<OwnedFd>, Error> 
             Ok(None) => return Err(Error::Inside { reason: "pid 1 ended without a word".to_owned() }),
             Err(error) if message::would_block(&error) => {
                 if !readable_before(channel, deadline) {
-                    return Err(Error::Deadline { what: "tap0 inside", seconds: TAP.as_secs() });
+                    return Err(Error::Deadline {
+                        what: "tap0 inside",
+                        seconds: crate::patience::of(TAP).as_secs(),
+                    });
                 }
             }
             Err(error) => return Err(error),

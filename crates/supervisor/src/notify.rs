@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use crate::tick;
+use crate::{patience, tick};
+
+/// What the unit gives for a start, `TimeoutStartSec=`.
+const START: Duration = Duration::from_secs(180);
 
 /// How soon a message is sent again that systemd did not take.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -29,13 +32,26 @@ pub(crate) struct Notifier {
 impl Notifier {
     /// Pings with all other questions, or at half of `WATCHDOG_USEC` where that is less, if systemd set it for this process.
     pub(crate) fn new() -> Self {
-        Self {
+        let notifier = Self {
             systemd: std::env::var_os("NOTIFY_SOCKET").and_then(|name| open(&name).ok()),
             ready: false,
             said: String::new(),
             taken: true,
             every: sd_notify::watchdog_enabled().map(|limit| limit / 2),
             ping_at: Instant::now(),
+        };
+        notifier.ask_for_patience(patience::factor());
+        notifier
+    }
+
+    /// On a slow machine systemd shall wait longer than the unit says, for the start and for the next ping.
+    fn ask_for_patience(&self, factor: u32) {
+        let micros = |limit: Duration| u32::try_from((limit * factor).as_micros()).unwrap_or(u32::MAX);
+        if factor > 1 {
+            self.send(NotifyState::ExtendTimeoutUsec(micros(START)));
+            if let Some(every) = self.every {
+                self.send(NotifyState::WatchdogUsec(micros(every * 2)));
+            }
         }
     }
 
@@ -121,6 +137,29 @@ fn open(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A machine that was emulated and busy: its node was taken down while it came up.
+    #[test]
+    fn systemd_waits_longer_for_a_slow_machine() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("notify");
+        let systemd = UnixDatagram::bind(&path).unwrap();
+        systemd.set_nonblocking(true).unwrap();
+        let mut notifier = Notifier::new();
+        notifier.systemd = Some(open(path.as_os_str()).unwrap());
+        notifier.every = Some(Duration::from_secs(15));
+        notifier.ask_for_patience(1);
+        let mut buffer = [0; 64];
+        assert!(systemd.recv(&mut buffer).is_err());
+        notifier.ask_for_patience(15);
+        for wanted in ["EXTEND_TIMEOUT_USEC=2700000000", "WATCHDOG_USEC=450000000"] {
+            let length = systemd.recv(&mut buffer).unwrap();
+            assert_eq!(String::from_utf8_lossy(&buffer[..length]), wanted);
+        }
+        notifier.ask_for_patience(100);
+        let length = systemd.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"EXTEND_TIMEOUT_USEC=4294967295");
+    }
 
     #[test]
     fn a_systemd_that_does_not_listen_blocks_nobody_and_hears_of_readiness_later() {

@@ -133,7 +133,10 @@ impl PidOne {
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.shared.pending().insert(id, sender);
-        let late = Error::Deadline { what: "an answer of the node's pid 1", seconds: ANSWER.as_secs() };
+        let late = Error::Deadline {
+            what: "an answer of the node's pid 1",
+            seconds: crate::patience::of(ANSWER).as_secs(),
+        };
         let answered = async {
             self.send(&Order { id, command }, &descriptors).await?;
             receiver.await.map_err(|_| Error::Io {
@@ -141,7 +144,7 @@ impl PidOne {
                 source: io::ErrorKind::BrokenPipe.into(),
             })
         };
-        let reply = tokio::time::timeout(ANSWER, answered).await;
+        let reply = tokio::time::timeout(crate::patience::of(ANSWER), answered).await;
         self.shared.pending().remove(&id);
         reply.unwrap_or(Err(late))
     }

@@ -72,14 +72,14 @@ pub(crate) fn ask_driver(pid: i32, pid_one: PidOne, gateway: Ipv4Addr, happened:
     tokio::spawn(async move {
         let before = carried(&pid_one).await;
         let answer = match pid_one.connect_icmp(gateway).await {
-            Ok(socket) => timeout(ECHO, echo(socket)).await,
+            Ok(socket) => timeout(crate::patience::of(ECHO), echo(socket)).await,
             // That is not the driver's fault.
             Err(_) => Ok(Ok(Echo::NotAsked)),
         };
         let answer = match answer {
             Ok(Ok(echo)) => Ok(echo),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer to an echo within {} s", ECHO.as_secs())),
+            Err(_) => Err(format!("no answer to an echo within {} s", crate::patience::of(ECHO).as_secs())),
         };
         let answer = match answer {
             Err(_) if before.is_some() && carried(&pid_one).await != before => Ok(Echo::NotAsked),
@@ -142,7 +142,7 @@ pub(crate) fn ask_forwards(forwards: Vec<Forward>, happened: mpsc::Sender<Happen
                 while timeout(SILENCE, reach(forward)).await.is_err() {}
             }
         };
-        let answered = timeout(FORWARDED, all).await.is_ok();
+        let answered = timeout(crate::patience::of(FORWARDED), all).await.is_ok();
         let _ = happened.send(Happened::Forwarded(answered)).await;
     });
 }
@@ -179,10 +179,13 @@ async fn ask_kubelet(descriptor: OwnedFd) -> Result<(), String> {
         stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await?;
         stream.read(&mut [0; 16]).await
     };
-    match timeout(cri::DEADLINE, exchange).await {
+    match timeout(crate::patience::of(cri::DEADLINE), exchange).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer from port {HEALTHZ} within {} s", cri::DEADLINE.as_secs())),
+        Err(_) => Err(format!(
+            "no answer from port {HEALTHZ} within {} s",
+            crate::patience::of(cri::DEADLINE).as_secs()
+        )),
     }
 }

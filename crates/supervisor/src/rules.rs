@@ -48,10 +48,12 @@ async fn run(nft: &Path, text: String, pid_one: &PidOne) -> Result<String, Error
     let (_, _process) = pid_one.start(argv, std::collections::BTreeMap::new(), [writer, copy]).await?;
     let reader = Receiver::from_owned_fd(reader).map_err(Error::io("read from a pipe"))?;
     let mut said = Vec::new();
-    let read = timeout(NFT, reader.take(WORDS).read_to_end(&mut said)).await;
+    let read = timeout(crate::patience::of(NFT), reader.take(WORDS).read_to_end(&mut said)).await;
     match read {
         Ok(outcome) => outcome.map_err(Error::io("hear nft"))?,
-        Err(_) => return Err(Error::Deadline { what: "nft inside", seconds: NFT.as_secs() }),
+        Err(_) => {
+            return Err(Error::Deadline { what: "nft inside", seconds: crate::patience::of(NFT).as_secs() });
+        }
     };
     Ok(String::from_utf8_lossy(&said).trim().escape_debug().to_string())
 }

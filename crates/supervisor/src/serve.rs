@@ -146,7 +146,7 @@ impl Node {
             pid_one,
             runtime: None,
             notifier: Notifier::new(),
-            build_until: Some(Instant::now() + BUILD),
+            build_until: Some(Instant::now() + crate::patience::of(BUILD)),
             forwarded: !spec.forwards.iter().any(probe::can_be_asked),
             ruled: false,
             rules_due: false,
@@ -385,7 +385,10 @@ impl Node {
         let now = Instant::now();
         self.notifier.ping_if_due(now);
         if self.build_until.is_some_and(|until| until <= now) {
-            return Err(Error::Deadline { what: "the mounts inside", seconds: BUILD.as_secs() });
+            return Err(Error::Deadline {
+                what: "the mounts inside",
+                seconds: crate::patience::of(BUILD).as_secs(),
+            });
         }
         for index in 0..self.services.len() {
             while let Some(due) = self.services[index].take_due(now) {

@@ -172,7 +172,7 @@ impl Service {
         self.probe_pause = STARTING[0];
         self.process = Some(process);
         if self.name() == ComponentName::Crio {
-            self.kill_at = Some(Instant::now() + START);
+            self.kill_at = Some(Instant::now() + crate::patience::of(START));
             self.probe_at = Some(Instant::now() + self.probe_pause);
         } else {
             self.probe_at = Some(tick::next());

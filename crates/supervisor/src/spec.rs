@@ -32,6 +32,9 @@ pub enum Problem {
         /// The effective one.
         actual: u32,
     },
+    /// No machine is so slow.
+    #[error("patience is {0}, but 1 to 100 is possible")]
+    Patience(u32),
     /// The node's name is no host name.
     #[error("node name {0:?} is not a DNS-1123 name")]
     NodeName(String),
@@ -112,6 +115,9 @@ fn check(spec: &NodeSpec, uid: u32) -> Result<(), Problem> {
     }
     if spec.user.uid != uid {
         return Err(Problem::User { wanted: spec.user.uid, actual: uid });
+    }
+    if !(1..=100).contains(&spec.patience) {
+        return Err(Problem::Patience(spec.patience));
     }
     check_name(&spec.node_name)?;
     check_map("uid_map", &spec.uid_map, spec.user.uid)?;
@@ -252,7 +258,7 @@ mod tests {
             "sysctls": [["net/ipv4/ip_forward", "1"]],
             "resolv_conf": "nameserver 10.41.0.3\n", "hosts": "127.0.0.1 localhost\n",
             "programs": {"slirp4netns": "/usr/bin/slirp4netns", "newuidmap": null, "newgidmap": null},
-            "components": [], "cri_socket": "/run/crio/crio.sock", "controllers": [], "degraded": []
+            "components": [], "cri_socket": "/run/crio/crio.sock", "controllers": [], "degraded": [], "patience": 15
         })
     }
 
@@ -278,7 +284,7 @@ mod tests {
     #[test]
     fn every_impossible_wish_is_named() {
         let map = |line: &str| format!("uid_map: {line}");
-        let table: [(&str, serde_json::Value, String); 13] = [
+        let table: [(&str, serde_json::Value, String); 14] = [
             ("/version", 2.into(), "its version is 2, this supervisor reads 1".into()),
             ("/user/uid", 0.into(), "its user is root: a node must not run as root".into()),
             ("/user/uid", 1001.into(), "it is for uid 1001, the supervisor runs as uid 1000".into()),
@@ -292,6 +298,7 @@ mod tests {
             ("/uid_map/1/outside", 1000.into(), map("two lines share ids of the host")),
             ("/uid_map/1/outside", u32::MAX.into(), map("a line goes beyond the largest id")),
             ("/uid_map/1/count", 0.into(), map("a line is empty")),
+            ("/patience", 0.into(), "patience is 0, but 1 to 100 is possible".into()),
             ("/network/mtu", 9.into(), "mtu 9 is not within 1280 to 65521".into()),
             (
                 "/network/node_ip",

@@ -19,7 +19,10 @@ impl Node {
             let times = if deaths == 0 { String::new() } else { format!(" (died {deaths} times)") };
             said.insert(
                 0,
-                format!("waiting for slirp4netns to be ready, at most {} s{times}", link::READY.as_secs()),
+                format!(
+                    "waiting for slirp4netns to be ready, at most {} s{times}",
+                    crate::patience::of(link::READY).as_secs()
+                ),
             );
         }
         if !self.forwarded {

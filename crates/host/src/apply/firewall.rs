@@ -10,7 +10,7 @@ use crate::nft::{Listing, Nft};
 use crate::programs::{self, Found};
 
 /// How long listing one small table may take.
-const LISTING: Duration = Duration::from_secs(10);
+const LISTING: Duration = Duration::from_secs(30);
 
 /// Loads the table unless this very one is in force, and looks whether it is then.
 pub(super) fn load(table: &Table) -> Result<Ended, Error> {

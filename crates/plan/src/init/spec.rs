@@ -57,6 +57,7 @@ pub(super) fn node(config: &Config, facts: &Facts, merged: &Output, degraded: Ve
             load_balancer: config.services.load_balancer,
             kubectl: found(facts, "kubectl"),
         },
+        patience: config.timeout_factor,
         network,
         user,
     }

@@ -94,7 +94,7 @@ async fn list<T: Item>(kubectl: &Kubectl, path: &str) -> Result<(String, BTreeMa
     let (mut limit, mut next) = (OBJECTS, String::new());
     loop {
         let page = format!("{path}&limit={limit}&continue={}", escape(&next));
-        let text = match kubectl.run(&["get", "--raw", &page], (PAGE, LIST)).await {
+        let text = match kubectl.run(&["get", "--raw", &page], (PAGE, crate::patience::of(LIST))).await {
             Err(Failure::TooLong) if limit > 1 => {
                 limit /= 2;
                 continue;
@@ -124,7 +124,7 @@ async fn watch<T: Item, M: From<News<T>>>(
         Ok(running) => running,
         Err(failure) => return Some(failure.to_string()),
     };
-    let until = Instant::now() + Duration::from_secs(WATCH) + LATE;
+    let until = Instant::now() + Duration::from_secs(WATCH) + crate::patience::of(LATE);
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let line = tokio::select! {

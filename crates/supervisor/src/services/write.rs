@@ -169,7 +169,7 @@ impl Writer {
             if kind == "service" {
                 arguments.extend([namespace.as_str(), subresource]);
             }
-            let answer = kubectl.run(&arguments, (ANSWER, PATCH)).await;
+            let answer = kubectl.run(&arguments, (ANSWER, crate::patience::of(PATCH))).await;
             answer.map(drop).map_err(|failure| failure.to_string())
         }
     }
@@ -181,7 +181,7 @@ impl Writer {
 async fn tell(kubectl: Kubectl, text: String) -> Result<(), String> {
     // Without validation no schemas are fetched.
     let arguments = ["create", "--filename=-", "--validate=false", "--output=name"];
-    match kubectl.feed(&arguments, &text, (ANSWER, PATCH)).await {
+    match kubectl.feed(&arguments, &text, (ANSWER, crate::patience::of(PATCH))).await {
         Ok(_) => Ok(()),
         Err(failure) if failure.to_string().contains("(AlreadyExists)") => Ok(()),
         Err(failure) => Err(failure.to_string()),

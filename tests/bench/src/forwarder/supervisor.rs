@@ -48,6 +48,7 @@ pub(super) fn spec(root: &Path, uid: u32, forwards: Vec<Forward>) -> NodeSpec {
         controllers: Vec::new(),
         degraded: Vec::new(),
         services: Services::default(),
+        patience: 1,
         joined: false,
     }
 }

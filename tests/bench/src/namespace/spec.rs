@@ -71,6 +71,7 @@ pub(crate) fn specification(stage: &Stage) -> Result<NodeSpec, Error> {
         controllers: Vec::new(),
         degraded: Vec::new(),
         services: Services::default(),
+        patience: 1,
         joined: false,
     })
 }
