@@ -8,6 +8,7 @@ mod init;
 mod limits;
 mod power;
 mod security;
+mod stripped;
 mod world;
 
 use std::process::ExitCode;
@@ -22,7 +23,8 @@ use crate::world::{Check, World};
 pub(crate) type Listed = (&'static str, fn(&World) -> Check);
 
 /// Tests of every run.
-const MODULES: [&[Listed]; 5] = [init::TESTS, limits::TESTS, security::TESTS, faults::TESTS, power::TESTS];
+const MODULES: [&[Listed]; 6] =
+    [stripped::TESTS, init::TESTS, limits::TESTS, security::TESTS, faults::TESTS, power::TESTS];
 
 /// Those that take too long for every run: `U7S_LONG=1`.
 const LONG: [&[Listed]; 1] = [power::LONG];

@@ -35,7 +35,11 @@ pub fn space(facts: &Facts) -> Option<Unmet> {
     Some(Unmet { level, ..error("DiskSpace", format!("the disk below {home} is full: {what}"), remedy) })
 }
 
-/// Modules that cannot be had with this kernel; what they are for shows when it is used.
+/// Modules without which no node starts: its network device, its images, its pods' devices, its packet filter.
+const VITAL: [&str; 4] = ["tun", "overlay", "veth", "nf_tables"];
+
+/// Modules that cannot be had with this kernel. What the others are for shows when it is used; a device file of `tun` is there
+/// without the module, too.
 pub(super) fn modules(facts: &Facts) -> Option<Unmet> {
     let absent = &facts.absent_modules;
     let is = |name: &str| facts.os.iter().any(|id| id == name);
@@ -48,8 +52,9 @@ pub(super) fn modules(facts: &Facts) -> Option<Unmet> {
     } else {
         install(facts, "linux-image-$(uname -r)")
     };
+    let vital = absent.iter().any(|name| VITAL.contains(&name.as_str()));
     (!absent.is_empty()).then(|| Unmet {
-        level: Level::Warning,
+        level: if vital { Level::Error } else { Level::Warning },
         ..error(
             "Modules",
             format!("the kernel {} has no modules {}", facts.kernel, absent.join(", ")),
@@ -88,6 +93,9 @@ mod tests {
             let facts =
                 Facts { absent_modules: vec!["vxlan".into()], os: vec![os.into()], ..Facts::default() };
             assert_eq!(modules(&facts).unwrap().remedy, remedy);
+            assert_eq!(modules(&facts).unwrap().level, Level::Warning);
+            let facts = Facts { absent_modules: vec!["tun".into(), "vxlan".into()], ..facts };
+            assert_eq!(modules(&facts).unwrap().level, Level::Error, "no node starts without");
         }
         assert_eq!(modules(&Facts::default()), None);
     }
