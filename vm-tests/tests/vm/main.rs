@@ -3,6 +3,7 @@
 //! One machine with a finished `kubeadm init` serves most tests; they run one after the other, in the order in which
 //! they are listed, and the first that needs a machine brings it up, so that a filter works for each of them.
 
+mod attempts;
 mod faults;
 mod init;
 mod limits;
@@ -23,8 +24,15 @@ use crate::world::{Check, World};
 pub(crate) type Listed = (&'static str, fn(&World) -> Check);
 
 /// Tests of every run.
-const MODULES: [&[Listed]; 6] =
-    [stripped::TESTS, init::TESTS, limits::TESTS, security::TESTS, faults::TESTS, power::TESTS];
+const MODULES: [&[Listed]; 7] = [
+    stripped::TESTS,
+    init::TESTS,
+    limits::TESTS,
+    security::TESTS,
+    attempts::TESTS,
+    faults::TESTS,
+    power::TESTS,
+];
 
 /// Those that take too long for every run: `U7S_LONG=1`.
 const LONG: [&[Listed]; 1] = [power::LONG];
