@@ -142,6 +142,8 @@ impl Cluster {
         ));
         let factor = format!("s/^#timeout_factor = 1/timeout_factor = {}/", vm.speed().factor());
         vm.ok(&["sed", "-i", &factor, "/etc/u7s/config.toml"])?;
+        // The agent answers before the network is up, and without u7s.service nothing waits for it.
+        vm.command(&["systemctl", "start", "network-online.target"]).within(vm.speed().scale(SOON)).ok()?;
         let begin = Instant::now();
         let output = kubeadm(&vm, &["init"]).within(vm.speed().scale(Duration::from_secs(120))).run()?;
         let mut cluster = Self { vm, init: Some((output, begin.elapsed())) };
