@@ -8,6 +8,7 @@ mod faults;
 mod init;
 mod limits;
 mod power;
+mod proxy;
 mod security;
 mod stripped;
 mod world;
@@ -24,12 +25,13 @@ use crate::world::{Check, World};
 pub(crate) type Listed = (&'static str, fn(&World) -> Check);
 
 /// Tests of every run.
-const MODULES: [&[Listed]; 7] = [
+const MODULES: [&[Listed]; 8] = [
     stripped::TESTS,
     init::TESTS,
     limits::TESTS,
     security::TESTS,
     attempts::TESTS,
+    proxy::TESTS,
     faults::TESTS,
     power::TESTS,
 ];
