@@ -312,6 +312,8 @@ fn cluster_network(config: &Config, facts: &Facts, merged: &Output, node: &NodeS
         "--server-side",
         "--force-conflicts",
         "--field-manager=u7s",
+        // It would have the whole OpenAPI document made first, which on a slow machine takes longer than kubectl waits.
+        "--validate=false",
         "--filename={config}",
     ];
     let argv = std::iter::once(kubectl.display().to_string()).chain(arguments.map(str::to_owned));
