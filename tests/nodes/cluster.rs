@@ -88,7 +88,21 @@ impl Cluster {
             if old.is_empty() { Ok(()) } else { Err(old.join(", ")) }
         })?;
         self.converge(limit.saturating_sub(start.elapsed()))?;
+        // kube-proxy has no readiness, and asks an API server that was away again after a growing pause.
+        until(limit.saturating_sub(start.elapsed()), "kube-proxy's rules for CoreDNS' pods", || {
+            let missing = self.without_rules().map_err(|error| error.to_string())?;
+            if missing.is_empty() { Ok(()) } else { Err(missing.join(", ")) }
+        })?;
         Ok(start.elapsed())
+    }
+
+    /// Addresses of CoreDNS' pods to which kube-proxy leads nobody yet.
+    fn without_rules(&self) -> Result<Vec<String>, Box<dyn Error>> {
+        let pods = self.json(&["get", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns"])?;
+        let rules = self.node().ok(&["u7s", "shell", "--", "iptables-save", "-t", "nat"])?;
+        let addresses = pods["items"].as_array().into_iter().flatten().map(|pod| &pod["status"]["podIP"]);
+        let led = |address: &String| rules.contains(&format!("--to-destination {address}:53"));
+        Ok(addresses.map(|address| address.as_str().unwrap_or("?").to_owned()).filter(|a| !led(a)).collect())
     }
 
     /// Waits until the node and every pod that kubeadm makes, and flannel's, are Ready.
