@@ -27,7 +27,7 @@ pub struct Image {
     dir: PathBuf,
     machine: Machine,
     emulator: PathBuf,
-    accelerator: String,
+    accelerator: &'static str,
 }
 
 impl Image {
@@ -60,7 +60,9 @@ impl Image {
         }
         drop(lock);
         let emulator = u7s_kit::emulator(say)?;
-        Ok(Self { dir, machine, emulator, accelerator: "-accel tcg,thread=multi -cpu max,la57=off".into() })
+        let stable = machine.kernels().iter().find(|kernel| kernel.name == "stable");
+        let accelerator = accelerator(&emulator, stable.map(|kernel| kernel.vmlinuz()).as_deref());
+        Ok(Self { dir, machine, emulator, accelerator })
     }
 
     /// The disk, a raw file that overlays lie on.
@@ -94,8 +96,26 @@ impl Image {
 
     /// QEMU's words for how guest code runs.
     pub(crate) fn accelerator(&self) -> &str {
-        &self.accelerator
+        self.accelerator
     }
+}
+
+/// The kernel's hardware virtualisation where a machine runs with it, else emulation.
+///
+/// A `/dev/kvm` that can be opened proves nothing: some make machines and cannot run an unmodified kernel in them. So
+/// one without a disk is booted; it panics for want of a root file system and, told so, ends QEMU.
+fn accelerator(emulator: &Path, kernel: Option<&Path>) -> &'static str {
+    const EMULATION: &str = "-accel tcg,thread=multi -cpu max,la57=off"; // five levels of page tables boot slowly
+    const HARDWARE: &str = "-accel kvm -cpu host";
+    let (Some(kernel), true) = (kernel, Path::new("/dev/kvm").exists()) else { return EMULATION };
+    let [program, kernel] =
+        [&emulator.join("qemu-system-x86_64"), kernel].map(|path| path.display().to_string());
+    let words =
+        format!("-nodefaults -no-user-config -no-reboot -display none -M q35 {HARDWARE} -m 512 -kernel");
+    let mut words: Vec<&str> = std::iter::once(&*program).chain(words.split(' ')).collect();
+    words.extend([&*kernel, "-append", "panic=-1 root=/dev/none"]);
+    let trial = Invocation::new(Vec::new(), &words).within(Duration::from_secs(10)).run();
+    if trial.is_ok_and(|output| output.ok()) { HARDWARE } else { EMULATION }
 }
 
 fn cache() -> Result<PathBuf, Error> {

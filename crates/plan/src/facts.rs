@@ -93,6 +93,8 @@ pub struct Facts {
     pub home_fs: Option<String>,
     /// Names of the files in /etc/u7s/patches.
     pub patches: Vec<String>,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
 }
 
 /// The node's user.
@@ -205,4 +207,14 @@ pub struct ClusterFact {
     pub begun: bool,
     /// An earlier init came to its last phase: the running supervisor has the kubelet enabled, and kubelet.conf is there.
     pub finished: bool,
+    /// Boot of an earlier run that was killed before what it wrote was on disk, from [`crate::host::UNSYNCED`].
+    pub unsynced: Option<String>,
+}
+
+impl Facts {
+    /// The host went down under an earlier run: of what kubeadm and CRI-O wrote then, names may be left without content.
+    #[must_use]
+    pub fn torn(&self) -> bool {
+        self.cluster.unsynced.as_ref().is_some_and(|boot| *boot != self.boot_id)
+    }
 }

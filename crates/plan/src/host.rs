@@ -27,6 +27,9 @@ pub const KUBERNETES_DIR: &str = "/etc/kubernetes";
 /// Root's own state: undo.json and images.
 pub const STATE_DIR: &str = "/var/lib/u7s";
 
+/// There while an init or join has written what its end will bring to disk: the boot in which it began, and a line end.
+pub const UNSYNCED: &str = "/var/lib/u7s/unsynced";
+
 /// CRI socket inside.
 pub const CRI_SOCKET: &str = "/run/crio/crio.sock";
 

@@ -56,6 +56,10 @@ fn host_steps() -> Vec<Step> {
     vec![
         Step::root(Action::RemoveFirewall, "nothing is left whose traffic it bounds"),
         Step::root(Action::RemoveFile { path: timings::PATH.into() }, "written by init"),
+        Step::root(
+            Action::RemoveFile { path: host::UNSYNCED.into() },
+            "nothing is left to be brought to disk",
+        ),
         Step::root(Action::RestoreHost, "the host is as it was before init"),
     ]
 }

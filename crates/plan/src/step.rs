@@ -202,6 +202,13 @@ pub enum Action {
         /// The directory itself stays, empty.
         keep_root: bool,
     },
+    /// Brings to disk what the file systems of these directories hold in memory alone; it never holds.
+    Sync {
+        /// The directories.
+        paths: Vec<PathBuf>,
+        /// Deadline, seconds.
+        seconds: u64,
+    },
     /// Clears a failed state and starts a unit; waits until it is active.
     ///
     /// A unit that runs is restarted if one of the files in `follows` is younger than its start; else the step holds.
@@ -426,6 +433,7 @@ impl fmt::Display for Action {
             Self::RemoveTree { path, keep_root: true } => {
                 write!(out, "remove all that {} holds", shown(path))
             }
+            Self::Sync { paths, seconds } => write!(out, "bring {} to disk within {seconds} s", all(paths)),
             Self::StartUnit { unit, seconds, .. } => write!(out, "start {unit} within {seconds} s"),
             Self::StopUnit { unit, seconds } => write!(out, "stop {unit} within {seconds} s"),
             Self::EnableUnit { unit } => write!(out, "enable {unit}"),
@@ -441,11 +449,9 @@ impl fmt::Display for Action {
             Self::LeaveEtcd => {
                 write!(out, "leave the etcd cluster if the API does not know the whole node")
             }
-            Self::EnableComponent { component, enabled: true } => {
-                write!(out, "enable {}", component.as_str())
-            }
-            Self::EnableComponent { component, enabled: false } => {
-                write!(out, "disable {}", component.as_str())
+            Self::EnableComponent { component, enabled } => {
+                let verb = if *enabled { "enable" } else { "disable" };
+                write!(out, "{verb} {}", component.as_str())
             }
             Self::PublishKubeconfig { source, path, owner } => {
                 write!(out, "write {} (0600 {owner}) from the data of {}", shown(path), shown(source))
@@ -456,6 +462,10 @@ impl fmt::Display for Action {
             Self::RestoreHost => write!(out, "put back what undo.json holds"),
         }
     }
+}
+
+fn all(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| shown(path).to_string()).collect::<Vec<_>>().join(" and ")
 }
 
 /// An argument vector as it would be typed: words with anything unusual in them are quoted and escaped.

@@ -207,15 +207,50 @@ fn a_finished_node_that_runs_is_compared_and_never_restarted() {
     };
     let mut facts = machine();
     facts.patches = vec!["etcd0.json".into()];
-    assert_eq!(writes(&facts), (6, 0, 0));
+    // With the mark of what is not on disk yet.
+    assert_eq!(writes(&facts), (7, 0, 0));
     facts.unit.active = "active".into();
     facts.cluster.begun = true;
     facts.cluster.kubelet_conf = true;
-    assert_eq!(writes(&facts), (6, 0, 0), "an unfinished cluster takes up what changed");
+    assert_eq!(writes(&facts), (7, 0, 0), "an unfinished cluster takes up what changed");
     facts.cluster.finished = true;
     assert_eq!(writes(&facts), (0, 8, 1));
     facts.unit.active = "inactive".into();
     assert_eq!(writes(&facts), (6, 0, 0), "what is stopped takes up what changed");
+}
+
+/// Images and kubeadm's files that a power cut left without content were taken for whole.
+#[test]
+fn f19_what_an_earlier_boot_left_half_written_goes_before_anything_uses_it() {
+    let lines = |facts: &Facts| planned(facts, &Init::default()).plan.to_string();
+    let at = |text: &str, words: &str| text.lines().position(|line| line.contains(words));
+    let mut facts = machine();
+    facts.boot_id = "b".into();
+    facts.cluster.begun = true;
+    facts.cluster.unsynced = Some("b".into());
+    let text = lines(&facts);
+    assert_eq!(at(&text, "remove all that"), None, "a run that was killed left all in memory: {text}");
+    facts.cluster.unsynced = Some("a".into());
+    let text = lines(&facts);
+    let order = [
+        "stop u7s.service",
+        "remove all that /var/lib/u7s-admin/node/containers holds",
+        "write /var/lib/u7s/unsynced",
+        "start u7s.service",
+        "/usr/bin/find",
+        "/usr/bin/kubeadm init",
+        "bring /var/lib/u7s-admin and /etc/kubernetes to disk",
+        "remove /var/lib/u7s/unsynced",
+        "enable u7s.service",
+    ];
+    let places: Vec<_> = order.iter().map(|words| at(&text, words)).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?} in {text}");
+    // Finished before the end was told: nothing is torn down, what is left is done.
+    facts.cluster.finished = true;
+    facts.unit.active = "active".into();
+    let text = lines(&facts);
+    assert_eq!((at(&text, "remove all that"), at(&text, "/usr/bin/find")), (None, None), "{text}");
+    assert!(at(&text, "remove /var/lib/u7s/unsynced").is_some(), "{text}");
 }
 
 /// The supervisor refused the specification, so that the node never started.

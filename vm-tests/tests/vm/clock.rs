@@ -7,7 +7,7 @@ use serde_json::json;
 use u7s_vm::{Output, Vm};
 
 use crate::Listed;
-use crate::world::{Check, Cluster, SOON, World, exits, holds, image, kubeadm, note};
+use crate::world::{Check, Cluster, SOON, World, exits, holds, kubeadm, machine, note};
 
 pub(crate) const TESTS: &[Listed] =
     &[("clock::a_join_with_a_clock_two_hours_behind_names_the_clocks", a_join_with_a_clock_two_hours_behind)];
@@ -21,7 +21,7 @@ fn a_join_with_a_clock_two_hours_behind(world: &World) -> Check {
     let behind = "s=$(openssl x509 -noout -startdate -in /etc/kubernetes/pki/apiserver.crt | cut -d= -f2); \
         date -u -d \"@$(($(date -d \"$s\" +%s) - 7200))\" +%Y-%m-%dT%H:%M:%S";
     let clock = cluster.vm.sh(behind)?;
-    let mut late = Vm::new(&image()?, "late")?;
+    let mut late = machine("late")?;
     late.options.memory = 2048;
     late.options.clock.clone_from(&clock);
     late.boot()?;

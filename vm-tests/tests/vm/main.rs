@@ -5,6 +5,7 @@
 
 mod attempts;
 mod clock;
+mod cuts;
 mod faults;
 mod init;
 mod limits;
@@ -25,20 +26,28 @@ use crate::world::{Check, World};
 /// A test by its name.
 pub(crate) type Listed = (&'static str, fn(&World) -> Check);
 
-/// Tests of every run: each was seen to pass.
-const MODULES: [&[Listed]; 5] = [stripped::TESTS, init::TESTS, limits::TESTS, attempts::TESTS, proxy::TESTS];
-
-/// Those of the long run, `U7S_LONG=1`. None of them was seen to pass yet: who has seen one moves it up if it is short.
-const LONG: [&[Listed]; 6] =
-    [limits::LONG, security::TESTS, faults::TESTS, clock::TESTS, power::TESTS, power::LONG];
+/// In which order, and which only in the long run, `U7S_LONG=1`. Those with machines of their own come before the cluster's.
+const MODULES: [(&[Listed], bool); 12] = [
+    (stripped::TESTS, false),
+    (cuts::LONG, true),
+    (init::TESTS, false),
+    (limits::TESTS, false),
+    (limits::LONG, true),
+    (attempts::TESTS, false),
+    (proxy::TESTS, false),
+    (security::TESTS, true),
+    (faults::TESTS, true),
+    (power::TESTS, true),
+    (clock::TESTS, true),
+    (power::LONG, true),
+];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let world = Arc::new(World::default());
     let skip = std::env::var("U7S_LONG").unwrap_or_default().is_empty();
-    let all = MODULES.iter().map(|tests| (tests, false)).chain(LONG.iter().map(|tests| (tests, skip)));
-    let trials = all.flat_map(|(tests, skip)| tests.iter().map(move |test| (test, skip)));
+    let trials = MODULES.iter().flat_map(|(tests, long)| tests.iter().map(move |test| (test, skip && *long)));
     let trials = trials.map(|(test, skip)| trial(test, &world).with_ignored_flag(skip)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Machines go now.

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use u7s_vm::Vm;
+
 use crate::Listed;
 use crate::world::{Check, Cluster, SOON, World, holds, note};
 
@@ -63,16 +65,25 @@ fn fresh(cluster: &Cluster, before: &str) -> Check {
     holds(now != before, "it is the same boot")
 }
 
-/// Files of ours and of kubeadm's that are empty, half-written or hold NUL, as ext4 leaves what was not synced.
-pub(crate) const WHOLE: &str = r#"
-for file in $(find /etc/u7s /var/lib/u7s /var/lib/u7s-admin/node/units.json /var/lib/u7s-admin/node/ports.json \
-    /root/.kube /etc/kubernetes -path /var/lib/u7s/images -prune -o -type f -print 2>/dev/null); do
-    case $file in */audit.log|*/cache/*) continue ;; esac
-    [ -s "$file" ] || { echo "empty: $file"; continue; }
-    tr -d '\0' < "$file" | cmp -s - "$file" || echo "NUL in: $file"
-    case $file in *.tmp|*.part|*.new|*/.tmp*) echo "half-written: $file" ;; esac
-done
-"#;
+/// Our files.
+pub(crate) const OURS: &str = "/etc/u7s /var/lib/u7s /root/.kube /var/lib/u7s-admin/node/*.json";
+
+/// Ours and kubeadm's.
+pub(crate) const ALL: &str =
+    "/etc/u7s /var/lib/u7s /root/.kube /var/lib/u7s-admin/node/*.json /etc/kubernetes";
+
+/// No file is empty, half-written or holds NUL, as file systems leave what was not synced.
+pub(crate) fn whole(vm: &Vm, places: &str) -> Check {
+    let script = format!(
+        r#"find {places} -path /var/lib/u7s/images -prune -o -type f -print 2>/dev/null | while read -r file; do
+            case $file in */audit.log|*/cache/*) continue ;; *.tmp|*.part|*-new) echo "half-written: $file" ;; esac
+            [ -s "$file" ] || {{ echo "empty: $file"; continue; }}
+            tr -d '\0' < "$file" | cmp -s - "$file" || echo "NUL in: $file"
+        done"#
+    );
+    let bad = vm.sh(&script)?;
+    holds(bad.is_empty(), format!("after a power cut: {bad}"))
+}
 
 fn f19_a_power_cut_under_load(world: &World) -> Check {
     let mut cluster = world.cluster()?;
@@ -87,14 +98,14 @@ fn f19_a_power_cut_under_load(world: &World) -> Check {
     drop(load);
     let begin = Instant::now();
     let on = cluster.vm.boot()?;
-    let bad = cluster.vm.sh(WHOLE)?;
+    let files = whole(&cluster.vm, ALL);
     cluster.converge()?;
     note(format!(
         "agent after {:.0} s, all Ready after {:.0} s",
         on.as_secs_f64(),
         begin.elapsed().as_secs_f64()
     ));
-    holds(bad.is_empty(), format!("after the power cut: {bad}"))?;
+    files?;
     let pods_now = pods(&cluster)?;
     holds(pods_now == pods_before, format!("other pods: {pods_before:?}, now {pods_now:?}"))?;
     let count = cluster.kubectl(&["get", "configmap", "-o", "name"])?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use u7s_vm::{Output, Vm};
 
 use crate::Listed;
-use crate::world::{Check, SOON, World, exits, holds, image, kubeadm, note};
+use crate::world::{Check, SOON, World, exits, holds, kubeadm, machine, note};
 
 pub(crate) const TESTS: &[Listed] =
     &[("stripped::each_missing_ability_is_named_and_nothing_is_changed", each_missing_ability_is_named)];
@@ -53,7 +53,7 @@ const STATE: &str = "find /etc /var/lib/u7s /var/lib/u7s-admin /run/u7s /root /u
     /proc/sys/fs/inotify/max_user_instances /proc/sys/kernel/keys/maxkeys";
 
 fn each_missing_ability_is_named(_: &World) -> Check {
-    let mut vm = Vm::new(&image()?, "stripped")?;
+    let mut vm = machine("stripped")?;
     vm.options.memory = 2048;
     note(format!("boot: {:.1} s", vm.boot()?.as_secs_f64()));
     let result = strip(&vm);

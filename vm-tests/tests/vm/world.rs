@@ -120,30 +120,46 @@ pub(crate) fn image() -> Result<Image, Box<dyn Error>> {
     Ok(Image::ensure(&bin, &|line| note(line))?)
 }
 
+/// A new machine that is off, with the kernel that `U7S_VM_KERNEL` names.
+pub(crate) fn machine(name: &str) -> Result<Vm, Box<dyn Error>> {
+    let mut vm = Vm::new(&image()?, name)?;
+    if let Ok(kernel) = std::env::var("U7S_VM_KERNEL") {
+        vm.options.kernel = kernel;
+    }
+    Ok(vm)
+}
+
+/// Boots a new machine and makes it ready for an init: deadlines of its speed, a network.
+pub(crate) fn prepared(mut vm: Vm) -> Result<Vm, Box<dyn Error>> {
+    let took = vm.boot()?;
+    let factor = vm.speed().factor();
+    note(format!("boot: {:.1} s; {factor} times slower than ordinary", took.as_secs_f64()));
+    let edit = format!("s/^#timeout_factor = 1/timeout_factor = {factor}/");
+    vm.ok(&["sed", "-i", &edit, "/etc/u7s/config.toml"])?;
+    note(format!("kernel {}", vm.ok(&["uname", "-r"])?));
+    online(&vm)?;
+    Ok(vm)
+}
+
+/// The agent answers before the network is up, and without u7s.service nothing waits for it.
+pub(crate) fn online(vm: &Vm) -> Check {
+    vm.command(&["systemctl", "start", "network-online.target"]).within(vm.speed().scale(SOON)).ok()?;
+    Ok(())
+}
+
 impl Cluster {
     /// By `kubeadm init` on a new machine, or from the disk that `U7S_VM_SAVED` names; if there is none yet, one is
     /// saved there. For those who write tests: an emulated init takes minutes.
     fn new() -> Result<Self, Box<dyn Error>> {
-        let image = image()?;
         let saved = std::env::var_os("U7S_VM_SAVED").map(PathBuf::from);
         if let Some(saved) = saved.as_ref().filter(|path| path.exists()) {
-            let mut vm = Vm::over(&image, "cluster", saved)?;
+            let mut vm = Vm::over(&image()?, "cluster", saved)?;
             note(format!("boot of {}: {:.1} s", saved.display(), vm.boot()?.as_secs_f64()));
             let mut cluster = Self { vm, init: None };
             cluster.or_evidence(Self::converge)?;
             return Ok(cluster);
         }
-        let mut vm = Vm::new(&image, "cluster")?;
-        let took = vm.boot()?;
-        note(format!(
-            "boot: {:.1} s; {} times slower than ordinary",
-            took.as_secs_f64(),
-            vm.speed().factor()
-        ));
-        let factor = format!("s/^#timeout_factor = 1/timeout_factor = {}/", vm.speed().factor());
-        vm.ok(&["sed", "-i", &factor, "/etc/u7s/config.toml"])?;
-        // The agent answers before the network is up, and without u7s.service nothing waits for it.
-        vm.command(&["systemctl", "start", "network-online.target"]).within(vm.speed().scale(SOON)).ok()?;
+        let vm = prepared(machine("cluster")?)?;
         let begin = Instant::now();
         let output = kubeadm(&vm, &["init"]).within(vm.speed().scale(Duration::from_secs(120))).run()?;
         let mut cluster = Self { vm, init: Some((output, begin.elapsed())) };
@@ -204,6 +220,12 @@ impl Cluster {
     pub(crate) fn apply(&self, manifest: &str) -> Check {
         self.kubectl_command(&["apply", "-f", "-"]).input(manifest).ok()?;
         Ok(())
+    }
+
+    /// Deletes pods and waits until they are gone.
+    pub(crate) fn delete(&self, pods: &[&str]) -> Check {
+        let words = ["delete", "pod", "--ignore-not-found", "--wait"];
+        self.kubectl(&words.into_iter().chain(pods.iter().copied()).collect::<Vec<_>>()).map(drop)
     }
 
     /// Runs a command in a pod.

@@ -1,7 +1,8 @@
 //! The user, its subordinate ids, modules, sysctls, devices.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use u7s_plan::subid::{self, Range};
 
@@ -11,6 +12,13 @@ use crate::error::Error;
 use crate::files::{self, Rights};
 use crate::probe::{self, Modules};
 use crate::programs;
+
+/// By sync(1): the call that it makes cannot be interrupted, a child can be left behind. No part of a path is the user's to change.
+pub(super) fn sync(paths: &[PathBuf], limit: Duration) -> Result<Ended, Error> {
+    let args = std::iter::once("--file-system".as_ref()).chain(paths.iter().map(|path| path.as_os_str()));
+    Job { deadline: limit, ..Job::new(&programs::needed("sync")?, args) }.check()?;
+    Ok(Ended::Done)
+}
 
 const SUBUID: &str = "/etc/subuid";
 const SUBGID: &str = "/etc/subgid";
@@ -119,7 +127,7 @@ pub(super) fn load_module(name: &str) -> Result<Ended, Error> {
     }
 }
 
-pub(super) fn sysctl_path(key: &str) -> Result<std::path::PathBuf, Error> {
+pub(super) fn sysctl_path(key: &str) -> Result<PathBuf, Error> {
     let plain = !key.is_empty() && key.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
     if plain { Ok(Path::new("/proc/sys").join(key)) } else { Err(Error::SysctlKey { key: key.to_owned() }) }
 }

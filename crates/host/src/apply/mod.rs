@@ -191,6 +191,7 @@ impl<'a> Applier<'a> {
             }
             Action::RemoveFile { path } => self.remove_file(realm, path),
             Action::RemoveTree { path, keep_root } => self.remove_tree(realm, path, *keep_root),
+            Action::Sync { paths, seconds } => host::sync(paths, Duration::from_secs(*seconds)),
             Action::StartUnit { unit, follows, seconds } => self.start_unit(unit, follows, *seconds),
             Action::StopUnit { unit, seconds } => self.stop_unit(unit, *seconds),
             Action::EnableUnit { unit } => units::enable(unit),
@@ -257,7 +258,11 @@ fn both(ended: Result<Ended, Error>, mut left: Vec<Error>) -> Result<Ended, Erro
 fn slow(action: &Action) -> bool {
     matches!(
         action,
-        Action::StartUnit { .. } | Action::StopUnit { .. } | Action::LoadImages { .. } | Action::Run { .. }
+        Action::StartUnit { .. }
+            | Action::StopUnit { .. }
+            | Action::LoadImages { .. }
+            | Action::Run { .. }
+            | Action::Sync { .. }
     )
 }
 

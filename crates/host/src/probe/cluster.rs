@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use u7s_plan::control::{ComponentStatus, Status};
 use u7s_plan::facts::{ClusterFact, UserFact};
-use u7s_plan::host::KUBERNETES_DIR;
+use u7s_plan::host::{KUBERNETES_DIR, UNSYNCED};
 use u7s_plan::node::ComponentName;
 
 use super::names;
@@ -30,7 +30,20 @@ pub(crate) fn cluster(user: Option<&UserFact>, runs: bool, deadline: Duration) -
         api_ready: admin_conf && running.is_some_and(|user| api_ready(user, deadline)),
         begun: BEGUN.into_iter().any(own),
         finished: kubelet_conf && running.is_some_and(finished),
+        unsynced: unsynced(),
     }
+}
+
+/// Anything that cannot be read is another boot's: then more is made anew than need be.
+fn unsynced() -> Option<String> {
+    let path = Path::new(UNSYNCED);
+    let read = files::read(path, 64).map(|read| read.map(|whole| whole.bytes));
+    let text = match read {
+        Ok(None) => return None,
+        Ok(Some(bytes)) => String::from_utf8(bytes).unwrap_or_default(),
+        Err(_) => String::new(),
+    };
+    Some(text.trim_end().to_owned())
 }
 
 /// What kubeadm makes early, in its order.

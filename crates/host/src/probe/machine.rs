@@ -37,6 +37,7 @@ pub(crate) fn fill(facts: &mut Facts) {
     facts.os = os(&text("/etc/os-release"));
     facts.resolv_conf = text("/etc/resolv.conf");
     facts.hosts = text("/etc/hosts");
+    facts.boot_id = text("/proc/sys/kernel/random/boot_id").trim_end().to_owned();
 }
 
 fn cgroup(root: &Path) -> CgroupFact {

@@ -39,7 +39,7 @@ pub(super) fn plan(
     if stays {
         files.iter_mut().for_each(keep);
     }
-    plan.push(Phase::Configure, files);
+    plan.push(Phase::Configure, torn(config, facts, node).into_iter().chain(files).collect());
     plan.push(Phase::Namespace, namespace(config, facts, stays));
     plan.push(Phase::Cluster, vec![cluster(config, facts, merged, discovery)]);
     if merged.role.api_port().is_some() {
@@ -47,7 +47,7 @@ pub(super) fn plan(
         published.extend(cluster_network(config, facts, merged, node));
         plan.push(Phase::Publish, published);
     }
-    plan.push(Phase::Enable, enable());
+    plan.push(Phase::Enable, sync(config, facts, node).into_iter().chain(enable()).collect());
     plan
 }
 
@@ -247,8 +247,26 @@ fn namespace(config: &Config, facts: &Facts, stays: bool) -> Vec<Step> {
         seconds: 200 * u64::from(config.timeout_factor),
     };
     let mut steps = vec![Step::root(start, "network, CRI-O and all that is to come run in it")];
+    if facts.torn() && !facts.cluster.finished {
+        steps.push(without_content());
+    }
     steps.extend(load_steps(&facts.preload));
     steps
+}
+
+/// kubeadm uses a certificate or kubeconfig that is there, and refuses an empty one.
+fn without_content() -> Step {
+    let argv =
+        ["/usr/bin/find", "/etc/kubernetes", "/var/lib/kubelet", "-xdev", "-type", "f", "-empty", "-delete"];
+    let run = Action::Run {
+        argv: argv.map(str::to_owned).into(),
+        config: None,
+        documents: Vec::new(),
+        secrets: Vec::new(),
+        done_when: None,
+        seconds: 60,
+    };
+    Step::inside(run, "the host went down while they were written: kubeadm writes them again")
 }
 
 fn load_steps(preload: &[PathBuf]) -> Vec<Step> {
@@ -329,6 +347,43 @@ fn cluster_network(config: &Config, facts: &Facts, merged: &Output, node: &NodeS
         seconds: 120 * u64::from(config.timeout_factor),
     };
     Some(Step::inside(run, "flannel, the network of the cluster"))
+}
+
+/// A run that is cut off with the host says so to the next one, which is then without what may be there by name only.
+///
+/// etcd brings its data to disk itself, and so do we; CRI-O's layers and kubeadm's files wait in memory for up to half a minute.
+fn torn(config: &Config, facts: &Facts, node: &NodeSpec) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if facts.cluster.finished {
+        return steps;
+    }
+    if facts.torn() {
+        let unit = host::UNIT.into();
+        let seconds = 120 * u64::from(config.timeout_factor);
+        steps.push(Step::root(Action::StopUnit { unit, seconds }, "its images may be without content"));
+        let path = host::tree(&node.user.home).join("containers");
+        let action = Action::RemoveTree { path, keep_root: true };
+        steps.push(Step::root(action, "the host went down while images were written"));
+    }
+    let text = format!("{}\n", facts.boot_id);
+    steps.push(Step::root(
+        write(host::UNSYNCED, 0o600, Owner::Root, text),
+        "what comes now is not on disk before the end",
+    ));
+    steps
+}
+
+/// Before the node starts with the host: then all of it is there.
+fn sync(config: &Config, facts: &Facts, node: &NodeSpec) -> Vec<Step> {
+    if facts.cluster.finished && facts.cluster.unsynced.is_none() {
+        return Vec::new();
+    }
+    let paths = vec![node.user.home.clone(), host::KUBERNETES_DIR.into()];
+    let sync = Action::Sync { paths, seconds: 300 * u64::from(config.timeout_factor) };
+    vec![
+        Step::root(sync, "a power cut from now on leaves all of the node"),
+        Step::root(Action::RemoveFile { path: host::UNSYNCED.into() }, "all is on disk"),
+    ]
 }
 
 fn enable() -> Vec<Step> {
