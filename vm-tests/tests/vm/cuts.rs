@@ -6,7 +6,7 @@ use u7s_vm::Vm;
 
 use crate::Listed;
 use crate::power::{ALL, OURS, whole};
-use crate::world::{Check, Cluster, World, exits, kubeadm, machine, note, online, prepared};
+use crate::world::{Check, Cluster, World, exits, holds, kubeadm, machine, note, online, prepared};
 
 pub(crate) const LONG: &[Listed] =
     &[("cuts::f19_power_cuts_at_each_border_of_an_init", f19_power_cuts_at_each_border_of_an_init)];
@@ -93,5 +93,8 @@ fn completed(cluster: &Cluster) -> Check {
     exits(&output, 0)?;
     cluster.converge()?;
     note(format!("completed and all Ready after {:.0} s", begin.elapsed().as_secs_f64()));
+    let left =
+        cluster.vm.sh("find /etc /var/lib/u7s /root -name '*.u7s-new' -o -path /var/lib/u7s/unsynced")?;
+    holds(left.is_empty(), format!("left behind: {left}"))?;
     whole(&cluster.vm, ALL)
 }

@@ -239,7 +239,12 @@ fn s27_a_fork_bomb_hits_the_kubelets_limit(world: &World) -> Check {
     let words = ["exec", "loose", "--", "/bin/sh", "-c", script];
     let events = |dir: &str| -> Result<u64, Box<dyn std::error::Error>> {
         let text = cluster.vm.read(&format!("{dir}/pids.events"))?;
-        Ok(text.lines().find_map(|line| line.strip_prefix("max ")).ok_or(text.clone())?.trim().parse()?)
+        Ok(text
+            .lines()
+            .find_map(|line| line.strip_prefix("max "))
+            .ok_or("no max in pids.events")?
+            .trim()
+            .parse()?)
     };
     let most = api_answers(&cluster, || {
         let bomb = cluster.kubectl_command(&words).spawn()?;

@@ -72,11 +72,12 @@ pub(crate) const OURS: &str = "/etc/u7s /var/lib/u7s /root/.kube /var/lib/u7s-ad
 pub(crate) const ALL: &str =
     "/etc/u7s /var/lib/u7s /root/.kube /var/lib/u7s-admin/node/*.json /etc/kubernetes";
 
-/// No file is empty, half-written or holds NUL, as file systems leave what was not synced.
+/// No file is empty or holds NUL, as file systems leave what was not synced. The sibling that a file is written to before
+/// it is renamed is nobody's, and goes when that file is written again.
 pub(crate) fn whole(vm: &Vm, places: &str) -> Check {
     let script = format!(
         r#"find {places} -path /var/lib/u7s/images -prune -o -type f -print 2>/dev/null | while read -r file; do
-            case $file in */audit.log|*/cache/*) continue ;; *.tmp|*.part|*-new) echo "half-written: $file" ;; esac
+            case $file in */audit.log|*/cache/*|*.u7s-new) continue ;; *.tmp|*.part) echo "half-written: $file" ;; esac
             [ -s "$file" ] || {{ echo "empty: $file"; continue; }}
             tr -d '\0' < "$file" | cmp -s - "$file" || echo "NUL in: $file"
         done"#
