@@ -12,6 +12,8 @@ pub(crate) const STAND_INS: &[(&[&str], &str)] = &[
     (&["systemd"], "systemd"),
     (&["dbus"], "dbus"),
     (&["kmod"], "kmod"),
+    (&["coreutils"], "coreutils"),
+    (&["findutils"], "findutils"),
     (&["shadow-utils"], "passwd"),
     (&["shadow-submap"], "uidmap"),
     (&["slirp4netns"], "slirp4netns"),
