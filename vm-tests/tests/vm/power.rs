@@ -77,7 +77,7 @@ pub(crate) const ALL: &str =
 pub(crate) fn whole(vm: &Vm, places: &str) -> Check {
     let script = format!(
         r#"find {places} -path /var/lib/u7s/images -prune -o -type f -print 2>/dev/null | while read -r file; do
-            case $file in */audit.log|*/cache/*|*.u7s-new) continue ;; *.tmp|*.part) echo "half-written: $file" ;; esac
+            case $file in */audit.log|*/cache/*|*.u7s-new) continue ;; *.tmp|*.part|*.new|*/.tmp*) echo "half-written: $file" ;; esac
             [ -s "$file" ] || {{ echo "empty: $file"; continue; }}
             tr -d '\0' < "$file" | cmp -s - "$file" || echo "NUL in: $file"
         done"#
