@@ -302,10 +302,8 @@ impl Node {
 
     /// What was enabled and waited for crio; what runs already was not touched by crio's restart.
     fn start_followers(&mut self) {
-        for service in self.services.iter_mut().filter(|service| service.enabled) {
-            if service.active() == ActiveState::Inactive && service.last_exit().is_none() {
-                service.order_start(None);
-            }
+        for service in self.services.iter_mut().filter(|service| service.enabled && service.waits()) {
+            service.order_start(None);
         }
     }
 

@@ -124,6 +124,15 @@ impl Service {
         self.last_exit.as_deref()
     }
 
+    /// Whether it has to start now that crio answers: it never ran, or it died, perhaps too often, since crio did not answer.
+    pub(crate) fn waits(&self) -> bool {
+        match self.active {
+            ActiveState::Inactive => self.last_exit.is_none(),
+            ActiveState::Activating | ActiveState::Failed => self.process.is_none(),
+            ActiveState::Active | ActiveState::Deactivating => false,
+        }
+    }
+
     /// Orders a start by hand: the past is forgotten. `caller` is answered when it runs.
     pub(crate) fn order_start(&mut self, caller: Option<oneshot::Sender<Answer>>) {
         match self.active {
@@ -381,6 +390,20 @@ mod tests {
     }
 
     #[test]
+    fn a_kubelet_that_died_too_often_while_crio_did_not_answer_starts_when_it_does() {
+        let mut service = service(ComponentName::Kubelet);
+        service.order_start(None);
+        while service.active() != ActiveState::Failed {
+            assert_eq!(service.take_due(later()), Some(Due::Start));
+            service.not_started("no crio".into());
+            assert!(service.waits());
+        }
+        assert_eq!(service.next_due(), None);
+        service.order_start(None);
+        assert!(service.next_due().is_some());
+    }
+
+    #[test]
     fn a_stopped_component_is_told_to_end_and_is_not_started_again() {
         let (mut service, (process, mut child)) = (service(ComponentName::Kubelet), process());
         service.order_start(None);
@@ -392,6 +415,7 @@ mod tests {
         service.ended(Exit::Signal(15));
         assert_eq!(receiver.try_recv().unwrap(), Answer::Done);
         assert_eq!((service.active(), service.next_due()), (ActiveState::Inactive, None));
+        assert!(!service.waits());
         assert_eq!(service.last_exit(), Some("signal, status=15/TERM"));
     }
 

@@ -14,6 +14,7 @@ pub mod memfd;
 pub mod mount;
 pub mod netlink;
 pub mod pidfd;
+pub mod sched;
 pub mod spawn;
 pub mod streams;
 pub mod tap;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,9 @@ pub struct Origin {
     pub load: Vec<String>,
     /// How long it took to start and reap a program that does nothing, ms.
     pub probes: Vec<f64>,
+    /// How many processors were busy during a second in which the benchmark did nothing, before and after.
+    #[serde(default)]
+    pub busy: Vec<f64>,
 }
 
 impl Origin {
@@ -46,6 +49,7 @@ impl Origin {
 
     fn look(&mut self) -> Result<(), Error> {
         self.load.push(first_word("/proc/loadavg"));
+        self.busy.push(busy(Duration::from_millis(if self.quick { 100 } else { 1000 })));
         for _ in 0..if self.quick { PROBES / 10 } else { PROBES } {
             let began = Instant::now();
             let mut probe = Command::new("/bin/true");
@@ -100,6 +104,29 @@ fn field(text: &str, name: &str) -> Option<String> {
     })
 }
 
+/// Processors that others keep busy: 1.0 is one of them.
+fn busy(time: Duration) -> f64 {
+    let (began, before) = (Instant::now(), ticks());
+    std::thread::sleep(time);
+    ticks().saturating_sub(before) as f64 / TICKS / began.elapsed().as_secs_f64()
+}
+
+/// A second in `/proc/stat`, USER_HZ.
+const TICKS: f64 = 100.0;
+
+/// Time in which processors were not idle, since boot, all together.
+fn ticks() -> u64 {
+    not_idle(&fs::read_to_string("/proc/stat").unwrap_or_default())
+}
+
+/// Source: proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal; what guests of this machine used is in user.
+fn not_idle(stat: &str) -> u64 {
+    let all = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8);
+    let all: Vec<u64> = all.map(|word| word.parse().unwrap_or(0)).collect();
+    let idle: u64 = all.iter().skip(3).take(2).sum();
+    all.iter().sum::<u64>() - idle
+}
+
 fn first_word(path: &str) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.split(' ').next().unwrap_or_default().to_owned()
@@ -114,6 +141,11 @@ fn said(program: &str, args: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn idle_processors_are_not_busy() {
+        assert_eq!(not_idle("cpu  10 1 20 5000 300 0 4 2 7 7\ncpu0 1 1 1 1"), 37);
+    }
 
     #[test]
     fn fields_of_proc() {

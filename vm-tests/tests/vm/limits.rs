@@ -271,34 +271,38 @@ fn f11_under_node_pressure_the_besteffort_pod_dies_and_etcd_lives(world: &World)
     let loose = Limited::new(&cluster, "loose", LOOSE)?;
     let uid = loose.pod["metadata"]["uid"].clone();
     let before = system_containers(&cluster)?;
+    let former = killed(&cluster)?.len();
     let begin = Instant::now();
-    // Each has a buffer of 1.5 GiB and fills it.
-    let hogs = "for i in 1 2 3 4 5 6; do dd if=/dev/zero of=/dev/null bs=1500M & done; wait";
+    // Each has a buffer of 1.5 GiB and fills it, again and again; those that are left when there is room for them end.
+    let hogs = "for i in 1 2 3 4 5 6; do dd if=/dev/zero of=/dev/null bs=1500M count=4 & done; wait";
     let run = cluster.in_pod("loose", &["/bin/sh", "-c", hogs])?;
     note(format!("the hogs ended with {:?} after {:.0} s", run.code(), begin.elapsed().as_secs_f64()));
-    let how = cluster.vm.until(SOON, "an end of the hogs", |vm| {
+    let how = cluster.vm.until(SOON, "an end of the hogs", |_| {
         let pod = cluster.json(&["get", "pod", "loose"]).map_err(|error| error.to_string())?;
         holds(pod["metadata"]["uid"] == uid, "another pod").map_err(|error| error.to_string())?;
         if pod["status"]["reason"] == "Evicted" {
             return Ok(String::from("evicted by the kubelet"));
         }
-        let killed = vm.sh("journalctl -k -b --no-pager | grep -c 'Out of memory: Killed process' || true");
-        let killed = killed.map_err(|error| error.to_string())?;
-        if killed == "0" {
-            Err(pod["status"].to_string())
-        } else {
-            Ok(format!("{killed} killed by the kernel"))
+        match killed(&cluster).map_err(|error| error.to_string())?.len() - former {
+            0 => Err(pod["status"].to_string()),
+            count => Ok(format!("{count} killed by the kernel")),
         }
     })?;
     note(&how);
     cluster.converge()?;
-    let lines = "journalctl -k -b --no-pager | grep -E 'Out of memory: Killed process' || true";
-    for line in cluster.vm.sh(lines)?.lines() {
+    for line in &killed(&cluster)?[former..] {
+        note(line);
         holds(line.contains("oom_score_adj:1000"), format!("killed without being BestEffort: {line}"))?;
     }
     let now = system_containers(&cluster)?;
     holds(now == before, format!("other containers: {before}, now {now}"))?;
     cluster.delete(&["loose"])
+}
+
+/// What the kernel says of each process that it killed for memory, the machine's or that of all pods, since boot.
+fn killed(cluster: &Cluster) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let lines = "journalctl -k -b -o cat --no-pager | grep -i 'out of memory: Killed process' || true";
+    Ok(cluster.vm.sh(lines)?.lines().map(String::from).collect())
 }
 
 /// Containers of the control plane with their numbers of restarts.

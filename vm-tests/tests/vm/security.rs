@@ -116,7 +116,7 @@ const WORST: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"worst
     "imagePullPolicy":"Never","command":["/bin/sleep","100000"],"securityContext":{"privileged":true},
     "volumeMounts":[{"name":"host","mountPath":"/host"}]}]}}"#;
 
-/// What it tries; each line must fail.
+/// What it tries; each line must fail. `/root` of the node is a directory of its own: nothing of the host's is in it.
 const ATTEMPTS: &str = r#"
 cat /host/etc/shadow
 echo x >> /host/etc/passwd
@@ -124,7 +124,8 @@ touch /host/usr/bin/planted
 touch /host/etc/systemd/system/planted.service
 echo x >> /host/etc/u7s/config.toml
 echo x >> /host/etc/u7s/node.json
-ls /host/root/.kube
+cat /host/root/.kube/config
+ls /host/root/.ssh
 mknod /tmp/disk b 254 0 && cat /tmp/disk
 mknod /tmp/mem c 1 1 && cat /tmp/mem
 mount -t ext4 /dev/vda /mnt || mount -t ext4 /host/dev/vda /mnt

@@ -202,18 +202,25 @@ impl Cluster {
         Ok(serde_json::from_str(&self.kubectl(&arguments)?)?)
     }
 
-    /// Waits until the node and every pod that kubeadm makes, and flannel's, are Ready.
+    /// Waits until the node and every pod that kubeadm makes, and flannel's, are Ready, by containers of this start of the
+    /// unit: after a reboot or a restart the API server knows for a while only what was before it.
     pub(crate) fn converge(&self) -> Check {
         let begin = Instant::now();
         let words = ["get", "nodes,pods", "-A", "-o", "json"];
         self.vm.until(SOON, "a Ready node and all its pods", |_| {
             let text = self.kubectl(&words).map_err(|error| error.to_string())?;
             let all: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-            let waiting = unready(&all);
+            let waiting = unready(&all, &self.since().map_err(|error| error.to_string())?);
             if waiting.is_empty() { Ok(()) } else { Err(waiting.join(", ")) }
         })?;
         note(format!("node and pods were Ready after {:.1} s more", begin.elapsed().as_secs_f64()));
         Ok(())
+    }
+
+    /// When the unit's process was started, as Kubernetes writes times.
+    fn since(&self) -> Result<String, Box<dyn Error>> {
+        let show = "date -u -d $(systemctl show --timestamp=unix -P ExecMainStartTimestamp u7s) +%FT%TZ";
+        Ok(self.vm.sh(show)?)
     }
 
     /// Applies a manifest from text.
@@ -247,14 +254,14 @@ const EXPECTED: &[(&str, usize)] = &[
 ];
 
 /// What is not there or not Ready yet of a node and the pods of a new cluster.
-fn unready(all: &Value) -> Vec<String> {
+fn unready(all: &Value, since: &str) -> Vec<String> {
     let all = all["items"].as_array().cloned().unwrap_or_default();
     let of = |kind: &str, prefix: &str| {
         let named = |item: &&Value| {
             item["kind"] == kind
                 && item["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(prefix))
         };
-        all.iter().filter(named).filter(|item| is_ready(item)).count()
+        all.iter().filter(named).filter(|item| is_ready(item) && started(item, since)).count()
     };
     let pods = EXPECTED.iter().map(|(prefix, count)| (*prefix, of("Pod", prefix), *count));
     let counts = std::iter::once(("node", of("Node", ""), 1)).chain(pods);
@@ -262,6 +269,13 @@ fn unready(all: &Value) -> Vec<String> {
         .filter(|(_, seen, wanted)| seen != wanted)
         .map(|(name, seen, wanted)| format!("{name} {seen} of {wanted}"))
         .collect()
+}
+
+/// Whether all containers of a pod run since then or later.
+fn started(object: &Value, since: &str) -> bool {
+    let containers = object["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+    let at = |container: &Value| container["state"]["running"]["startedAt"].as_str().unwrap_or("").to_owned();
+    containers.iter().all(|container| *at(container) >= *since)
 }
 
 /// Whether an object's condition Ready is true.

@@ -156,7 +156,9 @@ fn defaults(node: &NodeFacts) -> Vec<(&'static [&'static str], Value)> {
         defaults.push((&["podPidsLimit"], json!(4096)));
         defaults.push((&["cgroupsPerQOS"], json!(true)));
         defaults.push((&["enforceNodeAllocatable"], json!(["pods"])));
-        defaults.push((&["systemReserved"], json!({"cpu": "100m", "memory": "256Mi"})));
+        // What lives beside the pods: kubelet, CRI-O, watchers, the kernel's own memory, the host's services. With 256Mi a
+        // host of 4 GiB had no page cache left before the pods reached their limit, and stood still (F11).
+        defaults.push((&["systemReserved"], json!({"cpu": "100m", "memory": "512Mi"})));
     }
     defaults
 }

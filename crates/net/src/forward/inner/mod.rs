@@ -50,6 +50,10 @@ const MOST_RELAYS: usize = 4;
 /// How long the node's own services may take to answer a SYN: a full backlog, or a node that is starved.
 const DIAL_DEADLINE: Duration = Duration::from_secs(30);
 
+/// A relay works for some microseconds and sleeps again. Where other programs keep all processors busy, it and the connection's
+/// other peers wait for a processor at each of its wake-ups; with the shortest slice there is, it waits for nobody's to end.
+const SLICE: Duration = Duration::from_micros(100);
+
 /// What the inner half must know of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -91,6 +95,9 @@ pub fn run(channel: OwnedFd, settings: &Settings) -> Result<(), Error> {
         relays = room.relays,
         "port forwarder: limits"
     );
+    if let Err(error) = u7s_sys::sched::request_slice(SLICE) {
+        tracing::debug!(error = &error as &dyn std::error::Error, "port forwarder: no shorter slice");
+    }
     let carrier = Carrier::start(settings).inspect_err(|error| {
         let error = error as &dyn std::error::Error;
         tracing::error!(error, "port forwarder: no datagram can be carried");
