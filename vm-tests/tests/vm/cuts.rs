@@ -6,10 +6,13 @@ use u7s_vm::Vm;
 
 use crate::Listed;
 use crate::power::{ALL, OURS, whole};
-use crate::world::{Check, Cluster, World, exits, holds, kubeadm, machine, note, online, prepared};
+use crate::world::{Check, Cluster, exits, holds, kubeadm, machine, note, online, prepared};
 
-pub(crate) const LONG: &[Listed] =
-    &[("cuts::f19_power_cuts_at_each_border_of_an_init", f19_power_cuts_at_each_border_of_an_init)];
+pub(crate) const LONG: &[Listed] = &[
+    ("cuts::f19_power_cuts_before_the_control_plane", |_| cuts(&BORDERS[..8])),
+    ("cuts::f18_f19_power_cuts_and_a_reboot_while_it_starts", |_| cuts(&BORDERS[8..11])),
+    ("cuts::f19_power_cuts_when_it_answers", |_| cuts(&BORDERS[11..])),
+];
 
 /// Where the init is stopped: a word for it, what it prints there, and how it is stopped.
 type Border = (&'static str, &'static str, fn(&mut Vm) -> Check);
@@ -55,9 +58,9 @@ fn reboot(vm: &mut Vm) -> Check {
 }
 
 /// One machine, and each init goes a border further than the one before; nobody cleans up in between, and the last is completed.
-fn f19_power_cuts_at_each_border_of_an_init(_: &World) -> Check {
+fn cuts(borders: &[Border]) -> Check {
     let mut cluster = Cluster { vm: prepared(machine("cuts")?)?, init: None };
-    let result = BORDERS.iter().try_for_each(|border| stopped_at(&mut cluster, border));
+    let result = borders.iter().try_for_each(|border| stopped_at(&mut cluster, border));
     let result = result.and_then(|()| completed(&cluster));
     if result.is_err() {
         note(cluster.vm.sh("tail -n 40 /root/init.log").unwrap_or_default());
