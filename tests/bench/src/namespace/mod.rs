@@ -112,9 +112,10 @@ fn ratios(variants: &[Variant], ready: &[Series], wall: &[Series]) -> Table {
         let by_wall = if below == FLOOR { "–".into() } else { ratio(&wall[a], &wall[b]).text() };
         table.row([format!("{above} ÷ {below}"), ratio(&ready[a], &ready[b]).text(), by_wall, wanted.into()]);
     }
-    if let (Some(ours), Some(driver)) = (place(SLIRP), place(DRIVER)) {
-        let over = difference(&ready[ours], &ready[driver]);
-        table.row([format!("{SLIRP} − {DRIVER}, ms"), over.text(), "–".into(), "≤ 1.5".into()]);
+    for ours in [SLIRP, HANDED] {
+        let (Some(a), Some(b)) = (place(ours), place(DRIVER)) else { continue };
+        let over = difference(&ready[a], &ready[b]);
+        table.row([format!("{ours} − {DRIVER}, ms"), over.text(), "–".into(), "≤ 1.5".into()]);
     }
     table
 }
