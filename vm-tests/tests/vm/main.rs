@@ -35,9 +35,9 @@ const MODULES: [(&[Listed], bool); 12] = [
     (limits::LONG, true),
     (attempts::TESTS, false),
     (proxy::TESTS, false),
-    (security::TESTS, true),
+    (security::TESTS, false),
     (faults::TESTS, true),
-    (power::TESTS, true),
+    (power::TESTS, false),
     (clock::TESTS, true),
     (power::LONG, true),
 ];
