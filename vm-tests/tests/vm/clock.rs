@@ -45,6 +45,12 @@ fn join(cluster: &Cluster, late: &Vm) -> Check {
         let mut all = words.split_whitespace().skip_while(move |word| *word != flag);
         all.nth(1).unwrap_or_default().to_owned()
     };
+    let signature = format!("jws-kubeconfig-{}", after("--token").split('.').next().unwrap_or_default());
+    cluster.vm.until(SOON, "the controller manager to sign for the token", |_| {
+        let info = cluster.json(&["get", "configmap", "-n", "kube-public", "cluster-info"]);
+        let info = info.map_err(|error| error.to_string())?;
+        if info["data"][&signature].is_string() { Ok(()) } else { Err(format!("no {signature}")) }
+    })?;
     let config = json!({
         "apiVersion": "kubeadm.k8s.io/v1beta4", "kind": "JoinConfiguration",
         // kubeadm tries again and again; once is enough.

@@ -32,13 +32,13 @@ const MODULES: [(&[Listed], bool); 12] = [
     (cuts::LONG, true),
     (init::TESTS, false),
     (limits::TESTS, false),
-    (limits::LONG, true),
     (attempts::TESTS, false),
     (proxy::TESTS, false),
     (security::TESTS, false),
     (faults::TESTS, true),
     (power::TESTS, false),
     (clock::TESTS, true),
+    (limits::LONG, true),
     (power::LONG, true),
 ];
 

@@ -116,7 +116,8 @@ const WORST: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"worst
     "imagePullPolicy":"Never","command":["/bin/sleep","100000"],"securityContext":{"privileged":true},
     "volumeMounts":[{"name":"host","mountPath":"/host"}]}]}}"#;
 
-/// What it tries; each line must fail. `/root` of the node is a directory of its own: nothing of the host's is in it.
+/// What it tries; each line must fail. `/dev/kmsg` of the node is `/dev/null`: it can be read, and nothing is there. `/root` of
+/// the node is a directory of its own: nothing of the host's is in it.
 const ATTEMPTS: &str = r#"
 cat /host/etc/shadow
 echo x >> /host/etc/passwd
@@ -138,7 +139,7 @@ echo 0 > /proc/sys/kernel/panic
 echo h > /proc/sysrq-trigger
 date -s 2001-01-01; test $(date +%Y) = 2001
 dmesg
-cat /dev/kmsg || cat /host/dev/kmsg
+grep -q . /dev/kmsg || grep -q . /host/dev/kmsg
 ip link show | grep -E 'en[sp]|eth0: .*10.0.2.15'
 chroot /host /usr/bin/chrt -f 50 true
 mount -t cgroup2 cgroup2 /tmp/m && ls -d /tmp/m/system.slice
