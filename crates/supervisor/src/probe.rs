@@ -156,12 +156,15 @@ pub(crate) fn can_be_asked(forward: &Forward) -> bool {
 ///
 /// A server that listens already waits for the client's first word; the end of our side makes it end its own.
 async fn reach(forward: &Forward) {
-    if let Ok(mut stream) = TcpStream::connect((forward.address, forward.port)).await {
-        let _ = stream.shutdown().await;
-        let _ = stream.read(&mut [0; 1]).await;
-    } else {
+    match TcpStream::connect((forward.address, forward.port)).await {
+        Ok(mut stream) => {
+            let _ = stream.shutdown().await;
+            let _ = stream.read(&mut [0; 1]).await;
+        }
+        // Accepted, handed over and reset before this task had its turn: the socket's error is that of the reset.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
         // Refused by the host itself: there is nothing to be learnt before the silence is over.
-        std::future::pending::<()>().await;
+        Err(_) => std::future::pending::<()>().await,
     }
 }
 
@@ -187,5 +190,32 @@ async fn ask_kubelet(descriptor: OwnedFd) -> Result<(), String> {
             "no answer from port {HEALTHZ} within {} s",
             crate::patience::of(cri::DEADLINE).as_secs()
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::pin::pin;
+
+    use nix::sys::socket::{setsockopt, sockopt::Linger};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_was_reset_before_its_client_had_its_turn_got_through() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let forward = Forward { protocol: Protocol::Tcp, address: Ipv4Addr::LOCALHOST, port };
+        let mut client = pin!(reach(&forward));
+        tokio::select! {
+            biased;
+            () = &mut client => panic!("nobody has answered"),
+            () = std::future::ready(()) => {}
+        }
+        let (server, _) = listener.accept().unwrap();
+        setsockopt(&server, Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+        drop(server);
+        timeout(Duration::from_secs(5), client).await.unwrap();
     }
 }
