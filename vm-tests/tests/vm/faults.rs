@@ -97,7 +97,7 @@ fn stopped(world: &World, name: &str) -> Check {
     holds(containers(&cluster)? == processes, "pods were replaced")
 }
 
-/// `WatchdogSec=30`, counted from its last sign of life, and the start of the next.
+/// `WatchdogSec=30`, counted from its last sign of life, until systemd has the next one as its main process.
 fn f9_a_stopped_supervisor_is_replaced(world: &World) -> Check {
     let cluster = world.cluster()?;
     hurry(&cluster)?;

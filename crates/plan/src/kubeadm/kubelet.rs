@@ -157,7 +157,7 @@ fn defaults(node: &NodeFacts) -> Vec<(&'static [&'static str], Value)> {
         defaults.push((&["cgroupsPerQOS"], json!(true)));
         defaults.push((&["enforceNodeAllocatable"], json!(["pods"])));
         // What lives beside the pods: kubelet, CRI-O, watchers, the kernel's own memory, the host's services. With 256Mi a
-        // host of 4 GiB had no page cache left before the pods reached their limit, and stood still (F11).
+        // host of 4 GiB stood still under node pressure (F11); that this is enough was not seen yet.
         defaults.push((&["systemReserved"], json!({"cpu": "100m", "memory": "512Mi"})));
     }
     defaults
