@@ -28,6 +28,11 @@ pub struct Origin {
     /// How many processors were busy during a second in which the benchmark did nothing, before and after.
     #[serde(default)]
     pub busy: Vec<f64>,
+    /// Part of all processors' time in which the section wanted one and the hypervisor ran somebody else.
+    #[serde(default)]
+    pub stolen: Option<f64>,
+    #[serde(skip)]
+    began: Ticks,
 }
 
 impl Origin {
@@ -39,10 +44,12 @@ impl Origin {
             ..Self::default()
         };
         origin.look()?;
+        origin.began = Ticks::now();
         Ok(origin)
     }
 
     pub(crate) fn end(mut self) -> Result<Self, Error> {
+        self.stolen = Some(Ticks::now().since(self.began).stolen());
         self.look()?;
         Ok(self)
     }
@@ -106,25 +113,50 @@ fn field(text: &str, name: &str) -> Option<String> {
 
 /// Processors that others keep busy: 1.0 is one of them.
 fn busy(time: Duration) -> f64 {
-    let (began, before) = (Instant::now(), ticks());
+    let (began, before) = (Instant::now(), Ticks::now());
     std::thread::sleep(time);
-    ticks().saturating_sub(before) as f64 / TICKS / began.elapsed().as_secs_f64()
+    Ticks::now().since(before).busy as f64 / Ticks::A_SECOND / began.elapsed().as_secs_f64()
 }
 
-/// A second in `/proc/stat`, USER_HZ.
-const TICKS: f64 = 100.0;
-
-/// Time in which processors were not idle, since boot, all together.
-fn ticks() -> u64 {
-    not_idle(&fs::read_to_string("/proc/stat").unwrap_or_default())
+/// Times of all processors together since boot.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Ticks {
+    /// Not idle.
+    busy: u64,
+    /// Of these: wanted, but the hypervisor ran somebody else.
+    stolen: u64,
+    all: u64,
 }
 
-/// Source: proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal; what guests of this machine used is in user.
-fn not_idle(stat: &str) -> u64 {
-    let all = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8);
-    let all: Vec<u64> = all.map(|word| word.parse().unwrap_or(0)).collect();
-    let idle: u64 = all.iter().skip(3).take(2).sum();
-    all.iter().sum::<u64>() - idle
+impl Ticks {
+    /// USER_HZ.
+    const A_SECOND: f64 = 100.0;
+
+    fn now() -> Self {
+        Self::of(&fs::read_to_string("/proc/stat").unwrap_or_default())
+    }
+
+    /// Source: proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal; what guests of this machine used is in user.
+    fn of(stat: &str) -> Self {
+        let times = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8);
+        let times: Vec<u64> = times.map(|word| word.parse().unwrap_or(0)).collect();
+        let idle: u64 = times.iter().skip(3).take(2).sum();
+        let all: u64 = times.iter().sum();
+        Self { busy: all - idle, stolen: times.get(7).copied().unwrap_or(0), all }
+    }
+
+    fn since(self, before: Self) -> Self {
+        let of = |now: u64, before: u64| now.saturating_sub(before);
+        Self {
+            busy: of(self.busy, before.busy),
+            stolen: of(self.stolen, before.stolen),
+            all: of(self.all, before.all),
+        }
+    }
+
+    fn stolen(self) -> f64 {
+        self.stolen as f64 / self.all.max(1) as f64
+    }
 }
 
 fn first_word(path: &str) -> String {
@@ -144,7 +176,8 @@ mod tests {
 
     #[test]
     fn idle_processors_are_not_busy() {
-        assert_eq!(not_idle("cpu  10 1 20 5000 300 0 4 2 7 7\ncpu0 1 1 1 1"), 37);
+        let ticks = Ticks::of("cpu  10 1 20 5000 300 0 4 2 7 7\ncpu0 1 1 1 1");
+        assert_eq!(ticks, Ticks { busy: 37, stolen: 2, all: 5337 });
     }
 
     #[test]

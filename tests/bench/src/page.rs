@@ -48,16 +48,17 @@ fn machines(kept: &[(&str, Kept)]) -> String {
         let whose = if names.len() == kept.len() { String::new() } else { names.join(", ") };
         let _ = writeln!(text, "| {fact} | {} | {whose} |", cell(value));
     }
-    text += "\n| section | measured (UTC) | load before, after | busy before, after | a process, ms | spread |\n|---|---|---|---|--:|--:|\n";
+    text += "\n| section | measured (UTC) | load before, after | busy before, after | stolen | a process, ms | spread |\n|---|---|---|---|--:|--:|--:|\n";
     for (name, kept) in kept {
         let origin = &kept.origin;
         let noise = origin.noise();
         let _ = writeln!(
             text,
-            "| {name} | {} | {} | {} | {} | {:.0} % |",
+            "| {name} | {} | {} | {} | {} | {} | {:.0} % |",
             origin.date,
             origin.load.join(", "),
             origin.busy.iter().map(|busy| format!("{busy:.2}")).collect::<Vec<_>>().join(", "),
+            origin.stolen.map_or_else(String::new, |stolen| format!("{:.1} %", stolen * 100.0)),
             noise.text(),
             noise.spread() * 100.0
         );
@@ -65,7 +66,8 @@ fn machines(kept: &[(&str, Kept)]) -> String {
     text + "\nHow noisy a run was: a program that does nothing is started and waited for before and after each section; the spread is the\n\
         distance of the quartiles of that time as a part of its median. *Busy* is how many processors others used during a second in\n\
         which the benchmark did nothing: a program that uses one processor is not felt by a process that is started on another,\n\
-        and changes what a woken thread waits for ([decision 11](decisions/0011-forwarder-speed.md)). Near 0 the machine was quiet.\n"
+        and changes what a woken thread waits for ([decision 11](decisions/0011-forwarder-speed.md)). *Stolen* is the part of all\n\
+        processors' time in which the section had something to run and the hypervisor ran somebody else. Near 0 the machine was quiet.\n"
 }
 
 fn section(name: &str, kept: &Kept) -> String {

@@ -60,6 +60,25 @@ impl Group {
         self.processes().into_iter().filter_map(of).sum::<u64>() * 1024
     }
 
+    /// Stops its processes, or lets them go on; returns when that is so.
+    ///
+    /// Source: Documentation/admin-guide/cgroup-v2.rst, `cgroup.freeze` and `frozen` of `cgroup.events`.
+    pub(super) fn freeze(&self, frozen: bool) -> io::Result<()> {
+        fs::write(self.0.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+        let wanted = if frozen { "frozen 1" } else { "frozen 0" };
+        let until = Instant::now() + END;
+        while !fs::read_to_string(self.0.join("cgroup.events"))?.lines().any(|line| line == wanted) {
+            if Instant::now() > until {
+                return Err(io::Error::other(format!(
+                    "waited {END:?} for {wanted:?} of {}",
+                    self.0.display()
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
     fn kill(&self) -> io::Result<()> {
         fs::write(self.0.join("cgroup.kill"), "1")?;
         let until = Instant::now() + END;

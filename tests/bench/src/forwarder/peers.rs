@@ -75,6 +75,8 @@ pub(super) enum From {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) kind: Kind,
+    number: u32,
+    starts: u32,
     pub(super) server: Server,
     pub(super) group: Group,
     host: Net,
@@ -89,9 +91,19 @@ pub(super) struct Peer {
 impl Peer {
     /// Starts it and waits until its ports answer.
     pub(super) fn start(kind: Kind, number: u32) -> io::Result<Self> {
+        Self::start_as(kind, number, 1)
+    }
+
+    /// Another of the same kind; this one ends.
+    pub(super) fn start_again(&mut self) -> io::Result<()> {
+        *self = Self::start_as(self.kind.clone(), self.number, self.starts + 1)?;
+        Ok(())
+    }
+
+    fn start_as(kind: Kind, number: u32, starts: u32) -> io::Result<Self> {
         let uid = 62_000 + std::process::id() % 1000 + number * 1000;
         let directory = prepare(uid)?;
-        let group = Group::new(&format!("u7s-bench-{}-{number}", std::process::id()), uid)?;
+        let group = Group::new(&format!("u7s-bench-{}-{number}-{starts}", std::process::id()), uid)?;
         let mut process = launch(&kind, directory.path(), &group, uid)?;
         let host = Net::of(process.id())?;
         let outside = connect(&host)?;
@@ -101,6 +113,8 @@ impl Peer {
             serve(&kind, &group, &host, directory.path()).map_err(|error| explain(&error, &output))?;
         let peer = Self {
             kind,
+            number,
+            starts,
             server,
             group,
             host,
@@ -125,6 +139,17 @@ impl Peer {
             From::Outside => (&self.outside, &self.by_address),
         };
         net.run(|| work(target))
+    }
+
+    /// Does something while the peer may use processors; slirp4netns may not at any other time.
+    pub(super) fn awake<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if self.kind != Kind::Slirp {
+            return work();
+        }
+        self.group.freeze(false)?;
+        let result = work();
+        self.group.freeze(true)?;
+        result
     }
 
     /// The address that the server sees of a client there.
