@@ -252,7 +252,8 @@ impl Vm {
         Ok(self.command(argv).spawn()?)
     }
 
-    /// Waits until `look` gives `Ok`, at most `limit` times the machine's slowness.
+    /// Waits until `look` gives `Ok`, at most `limit` times the machine's slowness. Pauses for twice as long as a look took:
+    /// on an emulated machine, looks alone would keep a processor from what is waited for.
     ///
     /// # Errors
     /// A deadline, with the last `Err` of `look`.
@@ -263,7 +264,11 @@ impl Vm {
         mut look: impl FnMut(&Self) -> Result<T, String>,
     ) -> Result<T, Error> {
         let what = format!("{what} (machine {})", self.name);
-        Ok(until(self.speed.scale(limit), &what, || look(self))?)
+        let patient = || {
+            let began = Instant::now();
+            look(self).inspect_err(|_| std::thread::sleep(began.elapsed() * 2))
+        };
+        Ok(until(self.speed.scale(limit), &what, patient)?)
     }
 
     /// The content of a file of the guest.

@@ -7,13 +7,13 @@ use u7s_vm::Vm;
 use crate::Listed;
 use crate::world::{Check, Cluster, SOON, World, holds, note};
 
-pub(crate) const TESTS: &[Listed] = &[
-    ("power::f20_three_reboots", |world| reboots(world, 3)),
-    ("power::f19_a_power_cut_under_load", f19_a_power_cut_under_load),
-];
+pub(crate) const TESTS: &[Listed] = &[("power::f20_three_reboots", |world| reboots(world, 3))];
 
 /// More of the same.
-pub(crate) const LONG: &[Listed] = &[("power::f20_twenty_reboots", |world| reboots(world, 20))];
+pub(crate) const LONG: &[Listed] = &[
+    ("power::f19_a_power_cut_under_load", f19_a_power_cut_under_load),
+    ("power::f20_twenty_reboots", |world| reboots(world, 20)),
+];
 
 /// What listens on the host for the node.
 fn ports(cluster: &Cluster) -> Result<Vec<String>, Box<dyn std::error::Error>> {

@@ -151,11 +151,13 @@ impl Applier<'_> {
     fn comes_up(&mut self, user: &UserFact, limit: Duration) -> bool {
         let began = Instant::now();
         while began.elapsed() < limit {
+            let asked = Instant::now();
             if probe::api_ready(user, Duration::from_secs(5)) {
                 return true;
             }
             self.waiting("waiting for the API server of the existing cluster", began, limit);
-            std::thread::sleep(ASK_AGAIN);
+            // A slow machine shall not spend itself on questions.
+            std::thread::sleep(ASK_AGAIN.max(asked.elapsed()));
         }
         false
     }
