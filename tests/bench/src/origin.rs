@@ -32,7 +32,7 @@ pub struct Origin {
     #[serde(default)]
     pub stolen: Option<f64>,
     #[serde(skip)]
-    began: Ticks,
+    pub(crate) began: Ticks,
 }
 
 impl Origin {
@@ -120,7 +120,7 @@ fn busy(time: Duration) -> f64 {
 
 /// Times of all processors together since boot.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-struct Ticks {
+pub(crate) struct Ticks {
     /// Not idle.
     busy: u64,
     /// Of these: wanted, but the hypervisor ran somebody else.
