@@ -252,8 +252,8 @@ impl Vm {
         Ok(self.command(argv).spawn()?)
     }
 
-    /// Waits until `look` gives `Ok`, at most `limit` times the machine's slowness. Pauses for twice as long as a look took:
-    /// on an emulated machine, looks alone would keep a processor from what is waited for.
+    /// Waits until `look` gives `Ok`, at most `limit` times the machine's slowness. Pauses for twice as long as a look took,
+    /// 10 s at most: on an emulated machine, looks alone would keep a processor from what is waited for.
     ///
     /// # Errors
     /// A deadline, with the last `Err` of `look`.
@@ -264,9 +264,10 @@ impl Vm {
         mut look: impl FnMut(&Self) -> Result<T, String>,
     ) -> Result<T, Error> {
         let what = format!("{what} (machine {})", self.name);
+        let longest = Duration::from_secs(10);
         let patient = || {
             let began = Instant::now();
-            look(self).inspect_err(|_| std::thread::sleep(began.elapsed() * 2))
+            look(self).inspect_err(|_| std::thread::sleep((began.elapsed() * 2).min(longest)))
         };
         Ok(until(self.speed.scale(limit), &what, patient)?)
     }
