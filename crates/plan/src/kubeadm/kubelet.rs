@@ -156,8 +156,8 @@ fn defaults(node: &NodeFacts) -> Vec<(&'static [&'static str], Value)> {
         defaults.push((&["podPidsLimit"], json!(4096)));
         defaults.push((&["cgroupsPerQOS"], json!(true)));
         defaults.push((&["enforceNodeAllocatable"], json!(["pods"])));
-        // What lives beside the pods: kubelet, CRI-O, watchers, the kernel's own memory, the host's services. With 256Mi a
-        // host of 4 GiB stood still under node pressure (F11); that this is enough was not seen yet.
+        // What lives beside the pods: kubelet, CRI-O, watchers, the kernel's own memory, the host's services. With 256Mi an
+        // emulated host of 6 GiB stood still under node pressure (F11), with this one did not.
         defaults.push((&["systemReserved"], json!({"cpu": "100m", "memory": "512Mi"})));
     }
     defaults
