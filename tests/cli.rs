@@ -182,7 +182,9 @@ mod tests {
     fn a_check_is_quick_and_the_same_for_people_and_programs() {
         let begun = Instant::now();
         let (code, text, _) = run("u7s", &["check"]);
-        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        println!("checked after {:?}", begun.elapsed());
+        // 0.3 s; a busy machine takes seconds, a check that waits for something its deadline.
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
         let (same, json, _) = run("u7s", &["check", "-o", "json"]);
         assert_eq!(code, same);
         let document: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -174,7 +174,7 @@ fn silent_clients_of_the_nodes_user_keep_root_from_nothing() {
     node.inside("until test -e /root/crowd; do sleep 0.05; done");
     let begun = std::time::Instant::now();
     assert!(node.now().ready);
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
 #[test]

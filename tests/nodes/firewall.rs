@@ -97,7 +97,7 @@ impl Walled {
     fn refused(&self, from: From, address: &str) -> Check {
         let (output, took) = self.ask(from, address)?;
         note(format!("{from:?} to {address}: refused after {:.2} s", took.as_secs_f64()));
-        let at_once = output.code() == Some(7) && took < Duration::from_secs(5);
+        let at_once = output.code() == Some(7) && took < Duration::from_secs(20);
         holds(at_once, format!("{from:?} to {address}, {took:?}: {output}"))
     }
 

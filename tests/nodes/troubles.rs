@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use u7s_harness::{Lan, Node, Output, Signal, until};
+use u7s_plan::audit::LOG_PATH as AUDIT_LOG;
 
 use crate::Listed;
 use crate::cluster::Cluster;
@@ -30,6 +31,9 @@ pub(crate) const TESTS: &[Listed] = &[
 
 /// How long a node may take to be told broken, or sound again.
 const SOON: Duration = Duration::from_secs(120);
+
+/// A check takes 0.3 s. A busy machine takes seconds, one that waits for something its deadline.
+const QUICK: Duration = Duration::from_secs(20);
 
 /// Where the node's tree lies.
 const HOME: &str = "/var/lib/u7s-admin";
@@ -105,15 +109,15 @@ fn a_check_changes_nothing(world: &World) -> Check {
     let cluster = world.troubled()?;
     let node = cluster.node();
     let before = (node.snapshot()?, node.sh(MODULES)?);
-    for (user, limit) in [("root", 2.0), ("nobody", 2.0)] {
+    for user in ["root", "nobody"] {
         let begun = Instant::now();
         let output = node.exec(&[as_user(user), &["u7s", "check", "-o", "json"]].concat())?;
-        let took = begun.elapsed().as_secs_f64();
+        let took = begun.elapsed();
         let value: Value = serde_json::from_str(&output.stdout)?;
         let unmet: Vec<&Value> =
             value["unmet"].as_array().into_iter().flatten().map(|need| &need["id"]).collect();
-        note(format!("{user}: {took:.2} s, unmet {unmet:?}"));
-        holds(took < limit, format!("{took} s"))?;
+        note(format!("{user}: {took:.2?}, unmet {unmet:?}"));
+        holds(took < QUICK, format!("{took:?}"))?;
         let ignored = ["CgroupControllers", "OomScore"];
         let others = unmet.iter().filter(|id| !ignored.contains(&id.as_str().unwrap_or_default())).count();
         holds(others == 0, format!("a node that runs lacks something, says {user}: {unmet:?}"))?;
@@ -135,11 +139,14 @@ fn a_check_changes_nothing(world: &World) -> Check {
     }
     let after = (node.snapshot()?, node.sh(MODULES)?);
     let changes = before.0.diff(&after.0);
-    note(format!("{} entries compared, changed meanwhile by others: {}", after.0.len(), changes.len()));
-    let made = changes
-        .iter()
-        .any(|change| change.contains("u7s-check") || change.contains("/etc/") || change.contains("/usr/"));
-    holds(!made && before.1 == after.1, format!("{changes:?}"))?;
+    note(format!("{} entries compared, changed meanwhile by others: {changes:?}", after.0.len()));
+    // The audit log is the API server's; a pod's own /etc lies deeper.
+    let ours =
+        |change: &&String| ["u7s-check", " file /etc/", " file /usr/"].iter().any(|at| change.contains(at));
+    let made: Vec<&String> =
+        changes.iter().filter(ours).filter(|change| !change.contains(AUDIT_LOG)).collect();
+    holds(made.is_empty(), format!("made or changed: {made:?}"))?;
+    holds(before.1 == after.1, "modules were loaded")?;
     holds(!node.sh("find /sys/fs/cgroup -name 'u7s-check*'")?.contains("u7s-check"), "a cgroup is left")
 }
 

@@ -227,15 +227,15 @@ mod tests {
         let started = Instant::now();
         let error = hanging.run().unwrap_err();
         assert_eq!(error.to_string(), "/bin/sh took longer than 0 s");
-        assert!(started.elapsed() < Duration::from_secs(5));
+        assert!(started.elapsed() < Duration::from_secs(30));
     }
 
     #[test]
     fn a_grandchild_that_holds_the_pipes_is_not_waited_for() {
         let started = Instant::now();
-        let said = job("/bin/sh", &["-c", "sleep 3 & echo done"]).check().unwrap();
+        let said = job("/bin/sh", &["-c", "sleep 30 & echo done"]).check().unwrap();
         assert_eq!(said, b"done\n");
-        assert!(started.elapsed() < Duration::from_secs(2));
+        assert!(started.elapsed() < Duration::from_secs(15));
     }
 
     #[test]

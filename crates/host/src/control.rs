@@ -282,7 +282,7 @@ mod tests {
         let begun = Instant::now();
         let error = client.patience(Duration::from_millis(200)).status().unwrap_err();
         assert!(matches!(error, Error::Deadline { .. }), "{error}");
-        assert!(begun.elapsed() < Duration::from_secs(2));
+        assert!(begun.elapsed() < Duration::from_secs(10));
     }
 
     #[test]

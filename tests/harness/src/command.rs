@@ -228,14 +228,14 @@ mod tests {
         let error =
             start("echo started; sleep 60 & sleep 60", b"").wait(Duration::from_millis(300)).unwrap_err();
         assert!(error.to_string().contains("sleep 60") && error.to_string().contains("started"), "{error}");
-        assert!(began.elapsed() < Duration::from_secs(10));
+        assert!(began.elapsed() < Duration::from_secs(30));
     }
 
     #[test]
     fn a_daemon_left_behind_does_not_hold_us() {
         let began = Instant::now();
-        let output = start("sleep 5 & echo done", b"").wait(Duration::from_secs(9)).unwrap();
+        let output = start("sleep 30 & echo done", b"").wait(Duration::from_secs(20)).unwrap();
         assert_eq!(output.stdout, "done\n");
-        assert!(began.elapsed() < Duration::from_secs(4));
+        assert!(began.elapsed() < Duration::from_secs(15));
     }
 }

@@ -70,7 +70,7 @@ fn a_command_is_killed_at_its_deadline() {
         .run()
         .unwrap_err();
     assert!(matches!(error, Error::Deadline { .. }) && error.to_string().contains("begun"), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < Duration::from_secs(60));
     let gone = |node: &Node| {
         if node.processes().iter().any(|p| p.comm == "sleep") { Err("sleep".into()) } else { Ok(()) }
     };

@@ -154,7 +154,7 @@ pub(crate) fn refused() {
         let answer = net.connect(NODE, PORT).and_then(|mut stream| stream.read(&mut [0]));
         assert_eq!(answer.unwrap_err().kind(), ErrorKind::ConnectionReset, "{name}");
         println!("{name}: reset after {:?}", start.elapsed());
-        assert!(start.elapsed() < Duration::from_secs(1), "{name}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(5), "{name}: {:?}", start.elapsed());
     }
     until("no connection left", || (bed.acceptor.connections().open == 0).then_some(()));
 }
