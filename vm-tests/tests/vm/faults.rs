@@ -1,4 +1,4 @@
-//! What the administrator, systemd or a stuck process does to a node that runs (F5, F6, F9, F14, F17).
+//! What the administrator, systemd or a stuck process does to a node that runs (F5, F6, F9, F14 to F17).
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,11 @@ pub(crate) const TESTS: &[Listed] = &[
     ("faults::f9_a_stopped_kubelet_is_replaced", |world| stopped(world, "kubelet")),
     ("faults::f9_a_stopped_supervisor_is_replaced", f9_a_stopped_supervisor_is_replaced),
     ("faults::f14_f17_systemd_is_told_to_reload", f14_f17_systemd_is_told_to_reload),
+    ("faults::f15_a_node_runs_and_heals_without_the_bus", f15_a_node_runs_and_heals_without_the_bus),
+    (
+        "faults::f16_the_end_of_the_users_sessions_is_not_the_nodes",
+        f16_the_end_of_the_users_sessions_is_not_the_nodes,
+    ),
     ("faults::restart_and_kill_by_systemctl", restart_and_kill_by_systemctl),
 ];
 
@@ -152,6 +157,55 @@ fn f14_f17_systemd_is_told_to_reload(world: &World) -> Check {
         begin.elapsed().as_secs_f64()
     ));
     cluster.converge()
+}
+
+fn f15_a_node_runs_and_heals_without_the_bus(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    let (supervisor, processes) = (pid(&cluster, SUPERVISOR)?, containers(&cluster)?);
+    cluster.vm.ok(&["systemctl", "stop", "dbus.socket", "dbus.service"])?;
+    let healed = healed_without_the_bus(&cluster, &supervisor);
+    cluster.vm.ok(&["systemctl", "start", "dbus.socket", "dbus.service"])?;
+    healed?;
+    cluster.converge()?;
+    holds(
+        pid(&cluster, SUPERVISOR)? == supervisor && containers(&cluster)? == processes,
+        "the node was rebuilt",
+    )
+}
+
+fn healed_without_the_bus(cluster: &Cluster, supervisor: &str) -> Check {
+    holds(!cluster.vm.exec(&["busctl", "list"])?.ok(), "the bus answers")?;
+    for name in ["crio", "kubelet"] {
+        let before = pid(cluster, name)?;
+        cluster.vm.ok(&["kill", "-KILL", first(&before)])?;
+        let took = replaced(cluster, name, &before, Duration::from_secs(10))?;
+        note(format!("without the bus, {name}: another one after {:.1} s", took.as_secs_f64()));
+    }
+    cluster.converge()?;
+    holds(pid(cluster, SUPERVISOR)? == supervisor, "the supervisor is another one")
+}
+
+/// The node has a user without a session, a manager or lingering: with them, their end must be nothing to it.
+fn f16_the_end_of_the_users_sessions_is_not_the_nodes(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    let (supervisor, processes) = (pid(&cluster, SUPERVISOR)?, containers(&cluster)?);
+    let manager = format!("user@{}.service", cluster.vm.ok(&["id", "-u", "u7s-admin"])?);
+    cluster.vm.ok(&["loginctl", "enable-linger", "u7s-admin"])?;
+    cluster.vm.until(SOON, "the user's manager", |vm| {
+        let state = vm.exec(&["systemctl", "is-active", &manager]).map_err(|error| error.to_string())?;
+        if state.ok() { Ok(()) } else { Err(state.stdout) }
+    })?;
+    cluster.vm.ok(&["loginctl", "disable-linger", "u7s-admin"])?;
+    cluster.vm.ok(&["loginctl", "terminate-user", "u7s-admin"])?;
+    cluster.vm.until(SOON, "the end of the user's manager", |vm| {
+        let state = vm.exec(&["systemctl", "is-active", &manager]).map_err(|error| error.to_string())?;
+        if state.ok() { Err(state.stdout) } else { Ok(()) }
+    })?;
+    cluster.converge()?;
+    holds(
+        pid(&cluster, SUPERVISOR)? == supervisor && containers(&cluster)? == processes,
+        "the node was rebuilt",
+    )
 }
 
 fn restart_and_kill_by_systemctl(world: &World) -> Check {
