@@ -6,8 +6,10 @@ use crate::Listed;
 use crate::cluster::Cluster;
 use crate::world::{Bare, Check, IGNORED, World, exits, holds, kubeadm, note};
 
-pub(crate) const TESTS: &[Listed] =
-    &[("resume::after_a_kill_behind_each_of_the_seven_phases", after_a_kill_behind_each_phase)];
+pub(crate) const TESTS: &[Listed] = &[
+    ("resume::after_a_kill_behind_each_of_the_seven_phases", after_a_kill_behind_each_phase),
+    ("resume::f19_an_api_server_without_a_manifest_is_not_waited_for", f19_without_a_manifest),
+];
 
 const PHASES: [&str; 7] = ["preflight", "host", "configure", "namespace", "cluster", "publish", "enable"];
 
@@ -30,6 +32,22 @@ fn after_a_kill_behind_each_phase(world: &World) -> Check {
     compare_systemctl_calls(&cluster)?;
     let changes = cluster.bare.before.diff(&cluster.node().snapshot()?);
     holds(changes.is_empty(), format!("left behind: {changes:#?}"))
+}
+
+/// A power cut took the manifest's text, and init the empty file: nobody starts that API server before kubeadm has run again.
+fn f19_without_a_manifest(world: &World) -> Check {
+    let lan = world.lan()?;
+    let bare = Bare::new(&lan, "n2")?;
+    let run = kubeadm(&bare.node, &["init", IGNORED]).env("U7S_FAILPOINT", "cluster").run()?;
+    holds(run.code() != Some(0), format!("the failpoint did not end it: {run}"))?;
+    bare.node.sh("systemctl stop u7s && rm /etc/kubernetes/manifests/kube-apiserver.yaml")?;
+    let run = kubeadm(&bare.node, &["init", IGNORED, "--output", "json"]).run()?;
+    exits(&run, 0)?;
+    let waited =
+        run.stdout.lines().chain(run.stderr.lines()).find(|line| line.contains("API server of the existing"));
+    holds(waited.is_none(), format!("{waited:?}"))?;
+    let cluster = Cluster { bare, init: run, took: Duration::ZERO, parts: Vec::new() };
+    cluster.converge(Duration::from_secs(180)).map(drop)
 }
 
 /// Every call of systemctl that kubeadm 1.34 makes in init and reset; what the shim must answer.

@@ -20,6 +20,9 @@ use crate::programs::SEARCHED;
 /// What is kept of each output stream by default, bytes; the rest is read and thrown away.
 const KEPT: usize = 1 << 20;
 
+/// How long a child that was killed may take to end.
+const REAPED: Duration = Duration::from_secs(2);
+
 /// A child to run.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
@@ -179,7 +182,11 @@ impl Drop for Watched {
         {
             // Not reaped yet, so the pid is still the child's.
             let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-            let _ = self.child.wait();
+            // One that waits for a disk does not hear of it: then init reaps it after us.
+            let until = Instant::now() + REAPED;
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(2));
+            }
         }
     }
 }

@@ -225,6 +225,16 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Brings the names in the directory at `path` to disk: from now on a power cut leaves them as they are.
+///
+/// # Errors
+/// `Link`, `NotDirectory`, `Write`.
+pub(crate) fn settle(path: &Path) -> Result<(), Error> {
+    let dir = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .map_err(|errno| opening(path, errno))?;
+    nix::unistd::fsync(&dir).map_err(|errno| Error::Write { path: path.to_owned(), source: errno.into() })
+}
+
 /// Whether there is anything for [`remove`]: the file itself, or a sibling that a killed run left.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 //! a unit's status text has to be followed anyway.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
@@ -201,12 +202,14 @@ impl Systemd {
         self.manager("reload unit files", "Reload", &())
     }
 
-    /// Enables a unit at boot.
-    pub(crate) fn enable(&self, unit: &str) -> Result<(), Error> {
-        let done: (bool, Vec<(String, String, String)>) =
+    /// Enables a unit at boot, and names the links that it made.
+    ///
+    /// Source: org.freedesktop.systemd1(5), EnableUnitFiles: the kind of a change, its file, where a link leads.
+    pub(crate) fn enable(&self, unit: &str) -> Result<Vec<PathBuf>, Error> {
+        let (_, changes): (bool, Vec<(String, String, String)>) =
             self.manager(&format!("enable {unit}"), "EnableUnitFiles", &(vec![unit], false, true))?;
-        drop(done);
-        self.reload()
+        self.reload()?;
+        Ok(changes.into_iter().map(|(_, file, _)| file.into()).collect())
     }
 
     /// Disables a unit at boot.

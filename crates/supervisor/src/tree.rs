@@ -71,7 +71,15 @@ impl Tree {
     /// [`Error::WriteFile`].
     pub(crate) fn enable(&self, enabled: &BTreeMap<ComponentName, bool>) -> Result<(), Error> {
         let text = serde_json::to_vec(enabled).map_err(|source| Error::Message { source })?;
-        replace(&self.units(), &text, 0o600)
+        replace(&self.units(), &text, 0o600)?;
+        self.settle()
+    }
+
+    /// Brings the names to disk: what was asked for and answered outlives a power cut.
+    fn settle(&self) -> Result<(), Error> {
+        fs::File::open(&self.root)
+            .and_then(|directory| directory.sync_all())
+            .map_err(Error::write(&self.root))
     }
 
     /// Ports that an administrator added; none if there is no list, or none that can be understood.
@@ -86,7 +94,8 @@ impl Tree {
     /// [`Error::WriteFile`].
     pub(crate) fn keep_ports(&self, ports: &[HostPort]) -> Result<(), Error> {
         let text = serde_json::to_vec(ports).map_err(|source| Error::Message { source })?;
-        replace(&self.port_list(), &text, 0o600)
+        replace(&self.port_list(), &text, 0o600)?;
+        self.settle()
     }
 
     fn port_list(&self) -> PathBuf {

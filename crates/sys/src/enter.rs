@@ -215,10 +215,8 @@ pub fn fork_copy(child: impl FnOnce() -> i32) -> Result<Pid, Error> {
 /// The parent's part: learns the program's pid, says go, and waits until it was executed.
 fn meet(first: Pid, report: &OwnedFd, go: OwnedFd) -> Result<Started, Failure> {
     let heard = hear(report);
-    if !matches!(heard, Ok(Heard::Message(..))) {
-        // It may be stopped; nothing that it forked lives on without our go.
-        let _ = kill(first, Signal::SIGKILL);
-    }
+    // It has nothing left to do, and may be stopped; what it forked does not live on without our go.
+    let _ = kill(first, Signal::SIGKILL);
     reap(first);
     let pid = match heard? {
         Heard::Message(0, pid) => Pid::from_raw(pid),

@@ -113,6 +113,9 @@ impl Applier<'_> {
         finished: bool,
         limit: Duration,
     ) -> Result<bool, Error> {
+        if !finished && !api_server_is_due()? {
+            return Ok(false);
+        }
         if self.comes_up(user, limit) {
             let (namespace, objects) = objects;
             return Ok(finished || probe::api_has(user, namespace, objects, Duration::from_secs(10)));
@@ -141,7 +144,7 @@ impl Applier<'_> {
         if files::stat(&Path::new(KUBERNETES_DIR).join("bootstrap-kubelet.conf"))?.is_some() {
             return Ok(false);
         }
-        if control_plane && !self.comes_up(user, limit) {
+        if control_plane && !(api_server_is_due()? && self.comes_up(user, limit)) {
             return Ok(false);
         }
         Ok(probe::node_known(user, node, control_plane, Duration::from_secs(10)))
@@ -204,6 +207,18 @@ impl Applier<'_> {
         let status = ended.status.to_string();
         Err(Error::Failed { program: skopeo, status, said: last_line(&ended.stderr) })
     }
+}
+
+/// Whether the kubelet would start an API server: init has removed files of kubeadm that a power cut left without content.
+fn api_server_is_due() -> Result<bool, Error> {
+    let directory = Path::new(KUBERNETES_DIR);
+    let whole =
+        |name: &str| files::stat(&directory.join(name)).map(|file| file.is_some_and(|file| file.st_size > 0));
+    // kubeadm makes it for an etcd of the node's own only.
+    let etcd = files::stat(&directory.join("pki/etcd"))?.is_some();
+    Ok(whole("admin.conf")?
+        && whole("manifests/kube-apiserver.yaml")?
+        && (!etcd || whole("manifests/etcd.yaml")?))
 }
 
 /// Copies that go on at the same time.

@@ -85,7 +85,10 @@ impl Applier<'_> {
         }
         let there = files::left(path)?;
         if there {
-            self.as_realm(realm, || files::remove(path))?;
+            self.as_realm(realm, || {
+                files::remove(path)?;
+                path.parent().map_or(Ok(()), files::settle)
+            })?;
         }
         self.undo.forget_file(path)?;
         Ok(if there { Ended::Done } else { Ended::Held })

@@ -11,6 +11,7 @@ use u7s_plan::node::ComponentName;
 use super::{Applier, Ended, Event};
 use crate::control::Client;
 use crate::error::Error;
+use crate::files;
 use crate::systemd::{Start, Systemd};
 
 impl Applier<'_> {
@@ -83,7 +84,10 @@ pub(super) fn enable(unit: &str) -> Result<Ended, Error> {
     if systemd.unit(unit)?.fact.file == "enabled" {
         return Ok(Ended::Held);
     }
-    systemd.enable(unit)?;
+    // systemd leaves its links to the file system's next commit; also the directory may be new.
+    for directory in systemd.enable(unit)?.iter().flat_map(|link| link.ancestors().skip(1).take(2)) {
+        files::settle(directory)?;
+    }
     Ok(Ended::Done)
 }
 

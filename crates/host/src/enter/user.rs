@@ -40,7 +40,7 @@ pub fn as_user<T: Serialize + DeserializeOwned>(
     let child = fork_copy(|| work_dropped(user, &File::from(std::os::fd::OwnedFd::from(writer)), work))?;
     let (answer, until) =
         (collect(child, File::from(std::os::fd::OwnedFd::from(reader)), deadline), deadline);
-    match (answer, waitpid(child, None)) {
+    match (answer, ended(child, deadline)) {
         (Err(Errno::ETIMEDOUT), _) => {
             Err(Error::Deadline { program: format!("work as uid {}", user.uid), seconds: until.as_secs() })
         }
@@ -101,6 +101,24 @@ fn collect(child: Pid, mut answer: File, deadline: Duration) -> Result<Vec<u8>, 
             return kill(child, Errno::EMSGSIZE);
         }
     }
+}
+
+/// Waits for its end, but not for ever: whoever has its uid may stop it between its answer and its end.
+fn ended(child: Pid, patience: Duration) -> nix::Result<WaitStatus> {
+    let until = Instant::now() + patience;
+    while let Ok(held) = pidfd::open(child.as_raw()) {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(held.as_fd(), PollFlags::POLLIN)], timeout) {
+            Err(Errno::EINTR) => {}
+            Ok(count) if count > 0 => break,
+            _ => {
+                let _ = pidfd::signal(held.as_fd(), Some(Signal::SIGKILL));
+                break;
+            }
+        }
+    }
+    waitpid(child, None)
 }
 
 /// The child is unreaped, so its number is still its own.
