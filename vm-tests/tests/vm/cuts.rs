@@ -61,7 +61,7 @@ fn reboot(vm: &mut Vm) -> Check {
 fn cuts(borders: &[Border]) -> Check {
     let mut cluster = Cluster { vm: prepared(machine("cuts")?)?, init: None };
     let result = borders.iter().try_for_each(|border| stopped_at(&mut cluster, border));
-    let result = result.and_then(|()| completed(&cluster));
+    let result = result.and_then(|()| completed(&mut cluster));
     if result.is_err() {
         note(cluster.vm.sh("tail -n 40 /root/init.log").unwrap_or_default());
         crate::world::evidence(&mut cluster.vm, "cuts");
@@ -89,13 +89,17 @@ fn stopped_at(cluster: &mut Cluster, (name, words, stop): &Border) -> Check {
     online(vm)
 }
 
-fn completed(cluster: &Cluster) -> Check {
+/// What says that it is done outlives a cut right then: the node starts with the host.
+fn completed(cluster: &mut Cluster) -> Check {
     let begin = Instant::now();
     let limit = cluster.vm.speed().scale(Duration::from_secs(120));
     let output = kubeadm(&cluster.vm, &["init"]).within(limit).run()?;
     exits(&output, 0)?;
+    cluster.vm.power_cut()?;
+    cluster.vm.boot()?;
+    online(&cluster.vm)?;
     cluster.converge()?;
-    note(format!("completed and all Ready after {:.0} s", begin.elapsed().as_secs_f64()));
+    note(format!("completed, cut, and all Ready after {:.0} s", begin.elapsed().as_secs_f64()));
     let left =
         cluster.vm.sh("find /etc /var/lib/u7s /root -name '*.u7s-new' -o -path /var/lib/u7s/unsynced")?;
     holds(left.is_empty(), format!("left behind: {left}"))?;
