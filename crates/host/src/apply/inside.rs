@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use u7s_plan::control::{ActiveState, Request};
 use u7s_plan::crio::STORE;
 use u7s_plan::facts::UserFact;
-use u7s_plan::host::KUBERNETES_DIR;
+use u7s_plan::host::{KUBERNETES_DIR, tree};
 use u7s_plan::node::ComponentName;
 use u7s_plan::step::Done;
 use u7s_plan::timings;
@@ -26,6 +26,16 @@ const CARRIED: &str = "/proc/self/fd/3";
 ///
 /// Source: containers/storage, images.go: an array of objects with `names` and `digest`.
 const STORE_INDEX: &str = "/var/lib/containers/storage/overlay-images/images.json";
+
+/// What kubeadm writes below [`KUBERNETES_DIR`] for every control plane.
+const CONTROL_PLANE: [&str; 6] = [
+    "admin.conf",
+    "controller-manager.conf",
+    "scheduler.conf",
+    "manifests/kube-apiserver.yaml",
+    "manifests/kube-controller-manager.yaml",
+    "manifests/kube-scheduler.yaml",
+];
 
 /// How long copying one image may take.
 const COPY: Duration = Duration::from_secs(600);
@@ -113,7 +123,7 @@ impl Applier<'_> {
         finished: bool,
         limit: Duration,
     ) -> Result<bool, Error> {
-        if !finished && !api_server_is_due()? {
+        if !finished && !kubeadm_is_whole(user, true)? {
             return Ok(false);
         }
         if self.comes_up(user, limit) {
@@ -144,7 +154,7 @@ impl Applier<'_> {
         if files::stat(&Path::new(KUBERNETES_DIR).join("bootstrap-kubelet.conf"))?.is_some() {
             return Ok(false);
         }
-        if control_plane && !(api_server_is_due()? && self.comes_up(user, limit)) {
+        if !kubeadm_is_whole(user, control_plane)? || (control_plane && !self.comes_up(user, limit)) {
             return Ok(false);
         }
         Ok(probe::node_known(user, node, control_plane, Duration::from_secs(10)))
@@ -209,16 +219,26 @@ impl Applier<'_> {
     }
 }
 
-/// Whether the kubelet would start an API server: init has removed files of kubeadm that a power cut left without content.
-fn api_server_is_due() -> Result<bool, Error> {
-    let directory = Path::new(KUBERNETES_DIR);
-    let whole =
-        |name: &str| files::stat(&directory.join(name)).map(|file| file.is_some_and(|file| file.st_size > 0));
-    // kubeadm makes it for an etcd of the node's own only.
-    let etcd = files::stat(&directory.join("pki/etcd"))?.is_some();
-    Ok(whole("admin.conf")?
-        && whole("manifests/kube-apiserver.yaml")?
-        && (!etcd || whole("manifests/etcd.yaml")?))
+/// Whether all is there that kubeadm writes and pods or the kubelet read: init removes what a power cut left without content,
+/// and an API server that answers does not miss another's manifest.
+fn kubeadm_is_whole(user: &UserFact, control_plane: bool) -> Result<bool, Error> {
+    let there = |path: &Path| files::stat(path).map(|file| file.is_some_and(|file| file.st_size > 0));
+    let kubernetes = Path::new(KUBERNETES_DIR);
+    let kubelet = tree(&user.home).join("kubelet");
+    let mut wanted = vec![kubernetes.join("kubelet.conf")];
+    wanted.extend(["config.yaml", "kubeadm-flags.env"].map(|name| kubelet.join(name)));
+    if control_plane {
+        wanted.extend(CONTROL_PLANE.map(|name| kubernetes.join(name)));
+        // kubeadm makes it for an etcd of the node's own only.
+        let etcd = there(&kubernetes.join("pki/etcd/server.crt"))?;
+        wanted.extend(etcd.then(|| kubernetes.join("manifests/etcd.yaml")));
+    }
+    for path in wanted {
+        if !there(&path)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Copies that go on at the same time.
