@@ -132,6 +132,7 @@ pub(super) const TABLE: Table = &[
     ("slirp4netns does not serve the node: {why*}", "slirp4netns не обслуживает узел: {why*}"),
     ("the node is not ready: {why*}", "узел не готов: {why*}"),
     ("ports of Services are not open: {why*}", "порты сервисов не открыты: {why*}"),
+    ("and {count} more", "и ещё {count}"),
     ("CRI-O runs and does not answer", "CRI-O работает, но не отвечает"),
     (
         "{name} is not enabled: kubeadm has not come to its end on this host",

@@ -11,11 +11,14 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt::PeerCredentials,
 };
 
-use u7s_plan::control::{Answer, MAX_LINE, Port, Request, SOCKET, Status};
+use u7s_plan::control::{Answer, MAX_ANSWER, Port, Request, SOCKET, Status};
 use u7s_plan::need::Unmet;
 
 /// How long an answer may take when the request itself starts and stops nothing.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How much of an answer is read at once, bytes.
+const CHUNK: usize = 64 * 1024;
 
 /// Why the supervisor gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -184,7 +187,7 @@ impl Client {
 
     fn read_line(&self, stream: &mut UnixStream, until: Instant) -> Result<Vec<u8>, Error> {
         let mut line = Vec::new();
-        let mut chunk = [0; 4096];
+        let mut chunk = vec![0; CHUNK];
         loop {
             stream.set_read_timeout(Some(self.left(until)?)).map_err(|error| self.broken(error))?;
             let count = match stream.read(&mut chunk) {
@@ -193,13 +196,14 @@ impl Client {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(self.broken(error)),
             };
-            line.extend_from_slice(chunk.get(..count).unwrap_or_default());
-            if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-                line.truncate(end);
-                return Ok(line);
-            }
-            if line.len() > MAX_LINE {
+            let read = chunk.get(..count).unwrap_or_default();
+            let end = read.iter().position(|byte| *byte == b'\n');
+            line.extend_from_slice(read.get(..end.unwrap_or(count)).unwrap_or_default());
+            if line.len() > MAX_ANSWER {
                 return Err(Error::Garbled);
+            }
+            if end.is_some() {
+                return Ok(line);
             }
         }
     }
@@ -230,7 +234,8 @@ mod tests {
     use std::thread::JoinHandle;
 
     use tempfile::TempDir;
-    use u7s_plan::node::ComponentName;
+    use u7s_plan::control::Origin;
+    use u7s_plan::node::{ComponentName, Forward, Protocol};
 
     use super::*;
 
@@ -267,10 +272,29 @@ mod tests {
 
     #[test]
     fn f65_garbage_and_a_cut_answer_and_an_endless_one_are_no_answer() {
-        for answer in [b"hello\n".to_vec(), b"{\"answer\":".to_vec(), vec![b'x'; MAX_LINE * 2]] {
+        for answer in [b"hello\n".to_vec(), b"{\"answer\":".to_vec(), vec![b'x'; MAX_ANSWER * 2]] {
             let (_dir, client, _server) = serve(answer);
             assert!(matches!(client.status(), Err(Error::Garbled | Error::Talk { .. })));
         }
+    }
+
+    /// As many as the manual promises to Services, none of which the host gives.
+    #[test]
+    fn a_list_of_4096_ports_is_read() {
+        let port = |number: u16| Port {
+            forward: Forward {
+                protocol: Protocol::Tcp,
+                address: [192, 168, 100, 100].into(),
+                port: 20_000 + number,
+            },
+            origin: Origin::Service,
+            problem: Some("LowPort: ".repeat(20)),
+        };
+        let ports: Vec<Port> = (0..4096).map(port).collect();
+        let mut answer = serde_json::to_vec(&Answer::Ports { ports: ports.clone() }).unwrap();
+        answer.push(b'\n');
+        let (_dir, client, _server) = serve(answer);
+        assert_eq!(client.ports().unwrap(), ports);
     }
 
     #[test]

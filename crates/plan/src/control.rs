@@ -8,8 +8,33 @@ use crate::node::{ComponentName, Forward, HostPort};
 /// Path of the control socket, the same inode on the host and inside.
 pub const SOCKET: &str = "/run/u7s/control.sock";
 
-/// The longest request or answer that either side reads, bytes.
-pub const MAX_LINE: usize = 256 * 1024;
+/// The longest request that the supervisor reads, bytes.
+pub const MAX_REQUEST: usize = 256 * 1024;
+
+/// How many ports an administrator may add.
+pub const MOST_ADDED: usize = 1024;
+
+/// How many ports are refused in words; of the others only the number is told.
+pub const MOST_REFUSED: usize = 100;
+
+/// Room for one sentence about a refused port, bytes of JSON: see [`cut`].
+pub const MAX_SENTENCE: usize = 1024;
+
+/// Room for what keeps one port from being open, bytes of JSON: see [`cut`].
+pub const MAX_PROBLEM: usize = 512;
+
+/// The most ports that one answer names: of Services, the administrator's, and those of the node's role, which are few.
+pub const MOST_PORTS: usize = crate::services::MOST + MOST_ADDED + 256;
+
+/// Room for a [`Port`] beside its problem, bytes of JSON.
+const PORT: usize = 160;
+
+/// Room for all that is neither a port nor about one, bytes of JSON.
+const REST: usize = 64 * 1024;
+
+/// The longest answer that the supervisor gives and a client reads, bytes: every port is there and has a problem.
+pub const MAX_ANSWER: usize =
+    MOST_PORTS * (PORT + MAX_PROBLEM) + (MOST_REFUSED + 1) * (MAX_SENTENCE + 8) + REST;
 
 /// What may be asked; anything else is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,8 +143,33 @@ pub struct Status {
 pub struct Followed {
     /// A sentence, `followed` if all is well.
     pub state: String,
-    /// Ports that are not open, whatever the host says: each with who wants it and why not.
+    /// Ports that are not open: each with who wants it and why not. After [`MOST_REFUSED`] of them, how many more there are.
     pub refused: Vec<String>,
+}
+
+/// `text`, cut where it would take more than `most` bytes as a string of JSON: others chose some of its words.
+///
+/// Source: RFC 8259, section 7; of control characters serde_json writes five in two bytes, the others in six.
+#[must_use]
+pub fn cut(mut text: String, most: usize) -> String {
+    const MARK: &str = "...";
+    let (mut taken, mut keep) = (0, 0);
+    for (at, letter) in text.char_indices() {
+        if taken + MARK.len() <= most {
+            keep = at;
+        }
+        taken += match letter {
+            '"' | '\\' => 2,
+            '\0'..' ' => 6,
+            _ => letter.len_utf8(),
+        };
+        if taken > most {
+            text.truncate(keep);
+            text.push_str(MARK);
+            return text;
+        }
+    }
+    text
 }
 
 /// Why a port that is reserved for the privileged is not opened; `first` is the host's `ip_unprivileged_port_start`.
@@ -248,4 +298,44 @@ pub struct Timings {
     pub network_us: u64,
     /// CRI answered.
     pub cri_us: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Protocol;
+
+    #[test]
+    fn a_text_is_cut_by_what_it_takes_in_json() {
+        let table = [
+            ("short", "short"),
+            ("exactly 10", "exactly 10"),
+            ("eleven 4567", "eleven ..."),
+            ("\u{1}\u{1}", "\u{1}..."),
+            ("\"\"\"\"\"", "\"\"\"\"\""),
+            ("\"\"\"\"\"\"", "\"\"\"..."),
+            ("\u{44f}\u{44f}\u{44f}\u{44f}\u{44f}\u{44f}", "\u{44f}\u{44f}\u{44f}..."),
+        ];
+        for (text, expected) in table {
+            let short = cut(text.to_owned(), 10);
+            assert_eq!(short, expected);
+            assert!(serde_json::to_string(&short).unwrap().len() <= 12, "{short:?}");
+        }
+    }
+
+    /// Every port that may be wanted is, has the longest problem, and some are refused in the worst words.
+    #[test]
+    fn the_longest_answers_are_within_the_bound() {
+        let forward =
+            Forward { protocol: Protocol::Tcp, address: [255, 255, 255, 255].into(), port: u16::MAX };
+        let problem = cut("\u{1}".repeat(MAX_PROBLEM), MAX_PROBLEM);
+        let port = Port { forward, origin: Origin::Administrator, problem: Some(problem) };
+        let ports = Answer::Ports { ports: vec![port; MOST_PORTS] };
+        let length = serde_json::to_vec(&ports).unwrap().len();
+        assert!(length <= MAX_ANSWER - REST, "{length} of {MAX_ANSWER}");
+        let sentence = cut("\"".repeat(MAX_SENTENCE), MAX_SENTENCE);
+        let followed = Followed { state: String::new(), refused: vec![sentence; MOST_REFUSED + 1] };
+        let length = serde_json::to_vec(&(vec![forward; MOST_PORTS], followed)).unwrap().len();
+        assert!(length <= MAX_ANSWER - REST, "{length} of {MAX_ANSWER}");
+    }
 }

@@ -29,7 +29,7 @@ pub struct Seen {
     pub node: Option<NodeSpec>,
     /// What the supervisor says of itself.
     pub status: Option<Status>,
-    /// Why it says nothing.
+    /// Why it says nothing, or not all.
     pub silent: Option<String>,
     /// Processes of the node that somebody stopped: who and pid.
     pub stopped: Vec<(String, i32)>,
@@ -137,7 +137,10 @@ pub fn problems(seen: &Seen) -> Vec<Unmet> {
     found.extend(seen.stopped.iter().map(stopped));
     match &seen.status {
         None => found.push(silent(seen)),
-        Some(status) => found.extend(running(status, node)),
+        Some(status) => {
+            found.extend(running(status, node));
+            found.extend(seen.silent.as_deref().map(speechless));
+        }
     }
     found.extend(seen.ports.iter().filter_map(closed));
     found.extend(certificates(seen));
@@ -191,11 +194,7 @@ fn silent(seen: &Seen) -> Unmet {
     let log = "journalctl -u u7s.service -n 50";
     let why = seen.silent.as_deref().unwrap_or("it does not answer");
     match (unit.active.as_str(), unit.sub.as_str()) {
-        ("active" | "reloading", _) => error(
-            "Supervisor",
-            format!("u7s.service runs, but {why}"),
-            format!("{log}; systemctl restart u7s.service"),
-        ),
+        ("active" | "reloading", _) => speechless(why),
         ("activating", "auto-restart" | "auto-restart-queued") | ("failed", _) => error(
             "UnitFailed",
             format!(
@@ -215,6 +214,15 @@ fn silent(seen: &Seen) -> Unmet {
             "systemctl start u7s.service",
         ),
     }
+}
+
+/// The supervisor runs and does not say what it was asked for.
+fn speechless(why: &str) -> Unmet {
+    error(
+        "Supervisor",
+        format!("u7s.service runs, but {why}"),
+        "journalctl -u u7s.service -n 50; systemctl restart u7s.service",
+    )
 }
 
 fn running(status: &Status, node: &NodeSpec) -> Vec<Unmet> {

@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use crate::control::MOST_REFUSED;
+
 pub use notice::Notice;
 pub use objects::{Event, Item, Key, List, Member, Pod, Port, Service, Transport, event, list};
 
@@ -63,8 +65,10 @@ pub struct Rules {
 pub struct Wanted {
     /// Ports of the node's address to be open, each with the first that wants it.
     pub open: BTreeMap<Port, Claim>,
-    /// What is not opened whatever the host says.
+    /// What is not opened whatever the host says: the first [`MOST_REFUSED`].
     pub refused: BTreeMap<(Claim, Port), Reason>,
+    /// How many more are not opened: one pod can ask for as many ports as its manifest has room for.
+    pub refused_more: usize,
     /// LoadBalancer Services that are served by us: the addresses that their status shall name, none for those that
     /// lost a port to others. While no node is ready, what they name stays.
     ingress: BTreeMap<Key, Vec<Ipv4Addr>>,
@@ -181,7 +185,7 @@ impl Wanted {
         let mut lost = false;
         for port in service.front_ports() {
             if let Some(reason) = self.objection(service, port, rules, held) {
-                self.refused.insert((claim.clone(), port), reason);
+                self.refuse(claim.clone(), port, reason);
                 lost = true;
             }
         }
@@ -229,7 +233,16 @@ impl Wanted {
                 return;
             }
         };
-        self.refused.insert((claim, port), reason);
+        self.refuse(claim, port, reason);
+    }
+
+    fn refuse(&mut self, claim: Claim, port: Port, reason: Reason) {
+        let wish = (claim, port);
+        if self.refused.len() < MOST_REFUSED || self.refused.contains_key(&wish) {
+            self.refused.insert(wish, reason);
+        } else {
+            self.refused_more += 1;
+        }
     }
 }
 

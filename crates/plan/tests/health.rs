@@ -93,7 +93,7 @@ fn a_sound_node_has_no_problem() {
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn each_trouble_has_its_id_and_its_hint() {
     type Spoil = fn(&mut Seen);
-    let cases: [(&str, &str, Spoil); 17] = [
+    let cases: [(&str, &str, Spoil); 18] = [
         ("Namespace", "kubeadm init", |seen| seen.node = None),
         ("Namespace", "systemctl start u7s.service", |seen| {
             seen.status = None;
@@ -107,6 +107,9 @@ fn each_trouble_has_its_id_and_its_hint() {
         ("Supervisor", "runs, but gave no answer", |seen| {
             seen.status = None;
             seen.silent = Some("gave no answer".into());
+        }),
+        ("Supervisor", "runs, but its ports are unknown", |seen| {
+            seen.silent = Some("its ports are unknown".into());
         }),
         ("Supervisor", "kill -CONT 9", |seen| {
             seen.stopped = vec![("u7s-supervisor".into(), 9)];

@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
-use u7s_plan::control::{Answer, MAX_LINE, Request};
+use u7s_plan::control::{Answer, MAX_ANSWER, MAX_REQUEST, Request};
 
 use crate::Error;
 
@@ -108,17 +108,21 @@ async fn converse(stream: UnixStream, known: bool, asked: mpsc::Sender<Asked>) -
     let (reader, mut writer) = stream.into_split();
     // Read in any case: closing before would reset the connection, and with it the refusal.
     let mut line = Vec::new();
-    let mut reader = BufReader::new(reader.take(MAX_LINE as u64 + 1));
+    let mut reader = BufReader::new(reader.take(MAX_REQUEST as u64 + 1));
     timeout(SPEECH, reader.read_until(b'\n', &mut line)).await??;
     let answer =
         if known { answer(&line, asked).await } else { refuse("only root and the node's user may ask") };
     let mut text = serde_json::to_vec(&answer)?;
+    if text.len() > MAX_ANSWER {
+        // The client would read no more than that, and could not say why.
+        text = serde_json::to_vec(&refuse(format!("the answer has {} bytes, too many", text.len())))?;
+    }
     text.push(b'\n');
     timeout(SPEECH, writer.write_all(&text)).await?
 }
 
 async fn answer(line: &[u8], asked: mpsc::Sender<Asked>) -> Answer {
-    if line.len() > MAX_LINE {
+    if line.len() > MAX_REQUEST {
         return refuse("the request is too long");
     }
     let request = match serde_json::from_slice(line) {
@@ -146,6 +150,10 @@ mod tests {
     use super::*;
 
     async fn ask(uid: u32, said: &[u8]) -> String {
+        ask_for(Answer::Done, uid, said).await
+    }
+
+    async fn ask_for(given: Answer, uid: u32, said: &[u8]) -> String {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("control.sock");
         let (sender, mut receiver) = mpsc::channel::<Asked>(1);
@@ -153,7 +161,7 @@ mod tests {
         serve(&socket, uid, sender).unwrap();
         tokio::spawn(async move {
             while let Some((_, answer)) = receiver.recv().await {
-                answer.send(Answer::Done).unwrap();
+                answer.send(given.clone()).unwrap();
             }
         });
         let mut stream = UnixStream::connect(&path).await.unwrap();
@@ -188,8 +196,16 @@ mod tests {
     #[test]
     fn an_endless_request_is_refused() {
         let own = nix::unistd::geteuid().as_raw();
-        let text = block_on(ask(own, &vec![b'x'; MAX_LINE + 1]));
+        let text = block_on(ask(own, &vec![b'x'; MAX_REQUEST + 1]));
         assert_eq!(text, "{\"answer\":\"refused\",\"reason\":\"the request is too long\"}\n");
+    }
+
+    #[test]
+    fn an_answer_that_no_client_would_read_is_refused_in_a_sentence() {
+        let own = nix::unistd::geteuid().as_raw();
+        let endless = refuse("x".repeat(MAX_ANSWER));
+        let text = block_on(ask_for(endless, own, b"{\"request\":\"status\"}\n"));
+        assert!(text.starts_with("{\"answer\":\"refused\",\"reason\":\"the answer has "), "{text:.99}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use u7s_net::forward::Acceptor;
-use u7s_plan::control::{Answer, Origin, Port, low_port};
+use u7s_plan::control::{Answer, MAX_PROBLEM, MOST_ADDED, Origin, Port, cut, low_port};
 use u7s_plan::node::{Forward, HostPort, NodeSpec};
 
 use crate::control::refuse;
@@ -18,9 +18,6 @@ use crate::tree::Tree;
 
 /// How often a port that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// How many ports an administrator may add.
-const MOST: usize = 1024;
 
 /// The ports of the running node; copies mean the same.
 #[derive(Debug, Clone)]
@@ -53,7 +50,7 @@ impl Ports {
     /// One that cannot be opened is said and tried again: an administrator's port is no reason to have no node.
     pub(crate) fn new(spec: &NodeSpec, tree: Tree, acceptor: Arc<Acceptor>) -> Self {
         let node_ip = spec.network.node_ip;
-        let administrator = tree.ports().into_iter().take(MOST).map(|port| port.on(node_ip)).collect();
+        let administrator = tree.ports().into_iter().take(MOST_ADDED).map(|port| port.on(node_ip)).collect();
         let node = spec.forwards.iter().copied().collect();
         let wanted = Mutex::new(Wanted { node, administrator, ..Wanted::default() });
         let ports =
@@ -90,8 +87,8 @@ impl Ports {
     pub(crate) fn add(&self, port: HostPort) -> Answer {
         let forward = port.on(self.shared.node_ip);
         let mut wanted = self.wanted();
-        if wanted.administrator.len() >= MOST {
-            return refuse(format!("{MOST} ports were added, more are not possible"));
+        if wanted.administrator.len() >= MOST_ADDED {
+            return refuse(format!("{MOST_ADDED} ports were added, more are not possible"));
         }
         let added = wanted.administrator.insert(forward);
         let error = self.apply(&mut wanted).remove(&forward);
@@ -143,7 +140,8 @@ impl Ports {
 
     /// Hands the whole set to the acceptor; a new problem is said once, its end, too.
     fn apply(&self, wanted: &mut Wanted) -> BTreeMap<Forward, u7s_net::Error> {
-        let errors = self.shared.acceptor.set_forwards(&wanted.all());
+        let all = wanted.all();
+        let errors = self.shared.acceptor.set_forwards(&all);
         let problems = errors.iter().map(|(forward, error)| (*forward, describe(error))).collect();
         let before = std::mem::replace(&mut wanted.problems, problems);
         for (forward, problem) in &wanted.problems {
@@ -155,7 +153,7 @@ impl Ports {
             self.shared.troubled.notify_one();
         }
         for forward in before.keys().filter(|forward| !wanted.problems.contains_key(forward)) {
-            if wanted.all().contains(forward) {
+            if all.contains(forward) {
                 tracing::info!(port = %forward, "is open now");
             }
         }
@@ -193,5 +191,5 @@ impl Wanted {
 
 fn describe(error: &u7s_net::Error) -> String {
     let id = if matches!(error, u7s_net::Error::LowPort { .. }) { "LowPort: " } else { "" };
-    format!("{id}{}", crate::error::chain(error))
+    cut(format!("{id}{}", crate::error::chain(error)), MAX_PROBLEM)
 }

@@ -7,6 +7,7 @@
 mod credentials;
 mod follow;
 mod kubectl;
+mod refusals;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,12 +22,13 @@ use u7s_plan::control::{Followed, low_port};
 use u7s_plan::host::KUBERNETES_DIR;
 use u7s_plan::node::{Forward, NodeSpec, Protocol};
 use u7s_plan::services::{
-    Claim, Item, Key, Kind, Member, Notice, Pod, Port, Reason, Rules, Service, Transport, View, Wanted,
+    Claim, Item, Key, Kind, MOST, Member, Notice, Pod, Port, Rules, Service, Transport, View, Wanted,
 };
 
 use self::credentials::{ADMIN, Credentials, NODE, Present};
 use self::follow::{News, follow};
 use self::kubectl::Kubectl;
+use self::refusals::Refusals;
 use self::write::Writer;
 use crate::pid_one::PidOne;
 use crate::ports::Ports;
@@ -156,7 +158,7 @@ impl Task {
             Err(error) => {
                 let reason = crate::error::chain(&error);
                 tracing::error!(reason, "Services are not followed");
-                return self.say(format!("not followed: {reason}"), Vec::new());
+                return self.say(format!("not followed: {reason}"), Refusals::default());
             }
         };
         loop {
@@ -166,7 +168,7 @@ impl Task {
             } else {
                 self.open.clear();
                 self.ports.follow(BTreeSet::new());
-                self.say(format!("waiting for {NODE}"), Vec::new());
+                self.say(format!("waiting for {NODE}"), Refusals::default());
                 credentials.changed().await;
             }
         }
@@ -221,15 +223,17 @@ impl Task {
         let wanted = Wanted::of(&known.view, &rules);
         let mut open = wanted.open.clone();
         // What is not known again yet stays as it was.
+        let room = MOST.saturating_sub(open.len());
         open.extend(
             self.open
                 .iter()
                 .filter(|(_, claim)| !known.is_whole(claim))
+                .take(room)
                 .map(|(port, claim)| (*port, claim.clone())),
         );
         let forwards = open.keys().filter_map(|port| forward_of(*port, *node_ip)).collect();
         let mut given = BTreeSet::new();
-        let mut refused = refusals(&wanted);
+        let mut refused = Refusals::of(&wanted);
         let mut notices = Vec::new();
         for (forward, problem) in self.ports.follow(forwards) {
             let port = port_of(forward);
@@ -240,8 +244,10 @@ impl Task {
                     if let Some(claim) = claim.filter(|_| !remedy.is_empty()) {
                         notices.extend(self.notice(&known.view, (claim, port), &format!("{why}{remedy}")));
                     }
-                    let claim = claim.map(Claim::to_string).unwrap_or_default();
-                    refused.push(format!("{port}, {claim}, cannot be opened: {why}{remedy}"));
+                    refused.push(|| {
+                        let claim = claim.map(Claim::to_string).unwrap_or_default();
+                        format!("{port}, {claim}, cannot be opened: {why}{remedy}")
+                    });
                 }
             }
         }
@@ -262,13 +268,12 @@ impl Task {
     }
 
     /// What cannot be had is said once, in the journal.
-    fn say(&self, state: String, refused: Vec<String>) {
-        for refusal in &refused {
-            if !self.said.borrow().refused.contains(refusal) {
-                tracing::warn!("{refusal}");
-            }
+    fn say(&self, state: String, refused: Refusals) {
+        let refused = refused.sentences();
+        let before = self.said.send_replace(Followed { state, refused: refused.clone() }).refused;
+        for refusal in refused.iter().filter(|refusal| !before.contains(refusal)) {
+            tracing::warn!("{refusal}");
         }
-        self.said.send_replace(Followed { state, refused });
     }
 }
 
@@ -276,14 +281,6 @@ impl Task {
 fn remedy(forward: &Forward, why: &str) -> String {
     let need = low_port(forward, 0);
     if why.starts_with(&need.id) { format!("; {}", need.remedy) } else { String::new() }
-}
-
-/// One sentence for each port that is refused whatever the host says.
-fn refusals(wanted: &Wanted) -> Vec<String> {
-    let sentence = |((claim, port), reason): (&(Claim, Port), &Reason)| {
-        format!("{port}, {claim}, is not opened: {reason}")
-    };
-    wanted.refused.iter().map(sentence).collect()
 }
 
 /// What is known of the cluster, and which of it is whole.

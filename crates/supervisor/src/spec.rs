@@ -241,10 +241,11 @@ fn check_components(spec: &NodeSpec) -> Result<(), Problem> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn sample() -> serde_json::Value {
+    /// A specification that is good for uid 1000.
+    pub(crate) fn sample() -> serde_json::Value {
         serde_json::json!({
             "version": 1,
             "user": {"name": "node", "uid": 1000, "gid": 1000, "home": "/home/node"},

@@ -42,7 +42,10 @@ pub fn standing(config: &Config) -> Result<Seen, Error> {
     let client = Client::new(user.uid);
     match client.status() {
         Ok(status) => {
-            seen.ports = client.ports().unwrap_or_default();
+            match client.ports() {
+                Ok(ports) => seen.ports = ports,
+                Err(error) => seen.silent = Some(error.to_string()),
+            }
             seen.stopped = stopped(&status);
             seen.cluster = Some(cluster(&user, &node));
             seen.status = Some(status);

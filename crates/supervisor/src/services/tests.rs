@@ -245,3 +245,48 @@ fn what_is_not_whole_again_is_known() {
     known.silent.insert("pods", "kubectl: no".into());
     assert_eq!(known.state(), "waiting for a list of pods, what was open stays open: kubectl: no");
 }
+
+/// A task that follows nothing, on a host that gives no port: it has not the node's address.
+fn task(home: &Path) -> (Task, Ports) {
+    let mut spec = crate::spec::tests::sample();
+    spec["user"]["home"] = home.display().to_string().into();
+    let spec: NodeSpec = serde_json::from_value(spec).unwrap();
+    let tree = crate::tree::Tree::prepare(&spec).unwrap();
+    let acceptor = u7s_net::forward::Acceptor::new(u7s_net::forward::Listeners::default()).unwrap();
+    let ports = Ports::new(&spec, tree, std::sync::Arc::new(acceptor));
+    let pid_one = PidOne::new(u7s_sys::channel::pair().unwrap().0, mpsc::channel(1).0).unwrap();
+    let setup = Setup::of(&spec, Path::new("/nowhere"), &pid_one);
+    let said = watch::Sender::new(Followed::default());
+    (Task { setup, ports: ports.clone(), said, open: BTreeMap::new() }, ports)
+}
+
+/// Status became longer than any client reads, and each sentence was compared with all others by the thread that pings
+/// the watchdog.
+#[tokio::test]
+async fn a_pod_that_asks_for_100_000_ports_costs_neither_status_nor_watchdog() {
+    use u7s_plan::control::{self, MAX_ANSWER, MAX_SENTENCE, MOST_REFUSED};
+
+    let home = tempfile::tempdir().unwrap();
+    let (mut task, ports) = task(home.path());
+    let key = Key { namespace: "n".repeat(63), name: "p".repeat(253) };
+    let wish = |transport| (1..=50_000).map(move |number| (Port { transport, number }, None));
+    let wishes = wish(Transport::Tcp).chain(wish(Transport::Sctp)).collect();
+    let pod = Pod { key: key.clone(), uid: "u".into(), ports: wishes };
+    let mut known = Known { has_services: true, has_pods: true, ..Known::default() };
+    known.view.pods.insert(key, pod);
+    let mut writer = Writer::new(Bed::new("").kubectl, "n1".into(), None);
+    for _ in 0..2 {
+        assert!(!task.judge(&known, &mut writer, false), "a port is open");
+    }
+    let followed = task.said.borrow().clone();
+    // So many sentences are compared with so many, whatever is asked for.
+    assert_eq!(followed.refused.len(), MOST_REFUSED + 1);
+    assert_eq!(followed.refused.last().unwrap(), "and 99900 more");
+    assert!(followed.refused.iter().all(|sentence| sentence.len() <= MAX_SENTENCE));
+    let length = |answer: &control::Answer| serde_json::to_vec(answer).unwrap().len();
+    let list = ports.list();
+    assert_eq!(list.len(), MOST);
+    assert!(list.iter().all(|port| port.problem.is_some()));
+    assert!(serde_json::to_vec(&followed).unwrap().len() < 128 * 1024);
+    assert!(length(&control::Answer::Ports { ports: list }) <= MAX_ANSWER);
+}

@@ -90,7 +90,8 @@ impl Writer {
         }
         let fresh = |patch: &Patch| self.written.get(&patch.service) != Some(&patch.text);
         self.wanted.extend(patches.into_iter().filter(fresh).map(Job::Status));
-        self.told.retain(|name| notices.iter().any(|notice| notice.name == *name));
+        let names: BTreeSet<&str> = notices.iter().map(|notice| notice.name.as_str()).collect();
+        self.told.retain(|name| names.contains(name.as_str()));
         let news = notices.into_iter().filter(|notice| !self.told.contains(&notice.name));
         self.wanted.extend(news.map(Job::Tell));
     }
