@@ -190,6 +190,10 @@ pub(super) const TABLE: Table = &[
         "ожидание ответа crio на вызов CRI Version, не больше 60 с",
     ),
     ("{name} failed: it died too often{last}", "{name}: ошибка, завершался слишком часто{last}"),
+    (
+        "{name} failed: it died too often{last}, and is tried again every 30 s",
+        "{name}: ошибка, завершался слишком часто{last}, новая попытка каждые 30 с",
+    ),
     ("{name} waits for its next start{last}", "{name} ждёт следующего запуска{last}"),
     ("{name} is starting", "{name} запускается"),
     ("{name} is stopping, at most 10 s", "{name} останавливается, не больше 10 с"),

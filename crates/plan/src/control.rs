@@ -272,7 +272,7 @@ pub enum ActiveState {
     Deactivating,
     /// Was stopped or never started.
     Inactive,
-    /// Died and is not restarted.
+    /// Died too often: it is tried again, but seldom, and not at all while the node has never been ready.
     Failed,
 }
 

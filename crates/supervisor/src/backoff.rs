@@ -1,12 +1,12 @@
-//! When something that died is started again, and when that is given up.
+//! When something that died is started again, and when it counts as failed.
 
 use std::time::Duration;
 
 /// The pause before the first restart.
 const FIRST: Duration = Duration::from_millis(200);
 
-/// The longest pause.
-const LONGEST: Duration = Duration::from_secs(30);
+/// The longest pause, also between the tries of what has died too often.
+pub(crate) const LONGEST: Duration = Duration::from_secs(30);
 
 /// What lived as long was healthy: its next death counts as the first.
 const HEALTHY: Duration = Duration::from_secs(60);

@@ -393,6 +393,10 @@ impl Node {
                 self.do_due(index, due).await?;
             }
         }
+        // While the node is only starting, systemd's TimeoutStartSec= ends what cannot succeed.
+        if self.notifier.is_ready() {
+            self.services.iter_mut().for_each(Service::keep_trying);
+        }
         // After the components: nothing of theirs waits for it.
         if std::mem::take(&mut self.rules_due) {
             rules::load(&self.spec, self.pid_one.clone(), self.happened.clone());

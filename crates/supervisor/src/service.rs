@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use u7s_plan::control::{ActiveState, Answer, ComponentStatus};
 use u7s_plan::node::{Component, ComponentName};
 
-use crate::backoff::Backoff;
+use crate::backoff::{self, Backoff};
 use crate::control::refuse;
 use crate::message::Exit;
 use crate::tick;
@@ -181,6 +181,8 @@ impl Service {
         self.probe_pause = STARTING[0];
         self.process = Some(process);
         if self.name() == ComponentName::Crio {
+            // It may have failed before.
+            self.enter(ActiveState::Activating);
             self.kill_at = Some(Instant::now() + crate::patience::of(START));
             self.probe_at = Some(Instant::now() + self.probe_pause);
         } else {
@@ -235,6 +237,19 @@ impl Service {
             }
             None => self.enter(ActiveState::Failed),
         }
+    }
+
+    /// The node is up, and what died too often in it is tried again, seldom: a disk that was full may have room by now.
+    pub(crate) fn keep_trying(&mut self) {
+        if self.active == ActiveState::Failed && self.process.is_none() && self.start_at.is_none() {
+            self.restarts += 1;
+            self.start_at = Some(Instant::now() + backoff::LONGEST);
+        }
+    }
+
+    /// Whether it is tried again though it has failed.
+    pub(crate) fn is_kept_trying(&self) -> bool {
+        self.active == ActiveState::Failed && self.start_at.is_some()
     }
 
     /// It answered a question.
@@ -439,6 +454,47 @@ mod tests {
             (service.active(), service.take_due(later())),
             (ActiveState::Activating, Some(Due::Start))
         );
+    }
+
+    /// A disk that was full for three minutes left the node without kubelet or crio until somebody restarted the unit.
+    #[test]
+    fn what_failed_is_tried_again_every_30_s_once_the_node_is_up_and_may_recover() {
+        for name in [ComponentName::Kubelet, ComponentName::Crio] {
+            let mut service = service(name);
+            service.order_start(None);
+            // Not failed yet: its pauses are its own.
+            service.keep_trying();
+            while service.active() != ActiveState::Failed {
+                assert_eq!(service.take_due(later()), Some(Due::Start));
+                service.not_started("no space left on device".into());
+            }
+            for round in 0..20 {
+                assert!(!service.is_kept_trying());
+                let before = Instant::now();
+                service.keep_trying();
+                let due = service.next_due().unwrap();
+                service.keep_trying();
+                assert_eq!(service.next_due(), Some(due), "it is put off");
+                assert!(due >= before + Duration::from_secs(30), "it does not wait");
+                assert_eq!((service.active(), service.is_kept_trying()), (ActiveState::Failed, true));
+                assert_eq!(service.status().restarts, 10 + round);
+                assert_eq!(service.take_due(later()), Some(Due::Start));
+                service.not_started("no space left on device".into());
+                assert_eq!(service.active(), ActiveState::Failed);
+            }
+            service.keep_trying();
+            service.take_due(later());
+            let (process, mut child) = process();
+            service.started(process);
+            assert_ne!(service.active(), ActiveState::Failed);
+            service.healthy();
+            assert_eq!(service.active(), ActiveState::Active);
+            service.order_stop(None);
+            child.wait().unwrap();
+            service.ended(Exit::Signal(15));
+            service.keep_trying();
+            assert_eq!((service.active(), service.next_due()), (ActiveState::Inactive, None));
+        }
     }
 
     #[test]

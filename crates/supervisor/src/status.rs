@@ -63,6 +63,9 @@ fn complaint(service: &Service) -> Option<String> {
     let name = service.name().as_str();
     let last = service.last_exit().map(|exit| format!(" ({exit})")).unwrap_or_default();
     match (service.active(), service.process()) {
+        (ActiveState::Failed, _) if service.is_kept_trying() => {
+            Some(format!("{name} failed: it died too often{last}, and is tried again every 30 s"))
+        }
         (ActiveState::Failed, _) => Some(format!("{name} failed: it died too often{last}")),
         (ActiveState::Activating, None) if service.last_exit().is_some() => {
             Some(format!("{name} waits for its next start{last}"))
