@@ -57,6 +57,7 @@ pub(super) const TABLE: Table = &[
     ("the API server answers", "сервер API отвечает"),
     ("the cluster says that the node is Ready", "по данным кластера узел в состоянии Ready"),
     ("no certificate has expired or soon will", "нет истёкших или скоро истекающих сертификатов"),
+    ("the forwarder's rules are loaded inside", "правила перенаправления внутри загружены"),
     ("ports of Services are opened", "порты сервисов открыты"),
     ("no need was ignored when the node was made", "при создании узла требования не пропускались"),
     // What was tried: crates/plan/src/trial.rs
@@ -188,6 +189,10 @@ pub(super) const TABLE: Table = &[
     (
         "waiting for crio to answer CRI's Version call, at most 60 s",
         "ожидание ответа crio на вызов CRI Version, не больше 60 с",
+    ),
+    (
+        "the forwarder's rules are not loaded, ports of Services and datagrams do not work: {why*}",
+        "правила перенаправления не загружены, порты сервисов и датаграммы не работают: {why*}",
     ),
     ("{name} failed: it died too often{last}", "{name}: ошибка, завершался слишком часто{last}"),
     (

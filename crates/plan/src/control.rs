@@ -135,6 +135,8 @@ pub struct Status {
     pub degraded: Vec<String>,
     /// Services from outside.
     pub services: Followed,
+    /// Why the forwarder's rules are not loaded inside; `None`: they are, or are being loaded for the first time.
+    pub rules: Option<String>,
 }
 
 /// How Services from outside are followed.

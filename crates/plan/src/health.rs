@@ -240,6 +240,15 @@ fn running(status: &Status, node: &NodeSpec) -> Vec<Unmet> {
     if !status.ready && found.is_empty() {
         found.push(error("Namespace", format!("the node is not ready: {}", status.state), LOG));
     }
+    if let Some(why) = &status.rules {
+        found.push(warning(
+            "ForwardRules",
+            format!(
+                "the forwarder's rules are not loaded, ports of Services and datagrams do not work: {why}"
+            ),
+            LOG,
+        ));
+    }
     if !status.services.refused.is_empty() {
         found.push(warning(
             "Services",

@@ -46,6 +46,7 @@ fn status() -> Status {
         timings: Timings::default(),
         degraded: Vec::new(),
         services: Followed { state: "followed".into(), refused: Vec::new() },
+        rules: None,
     }
 }
 
@@ -230,4 +231,13 @@ fn ignored_problems_do_not_count() {
     let found = problems(&seen);
     assert_eq!(verdict(&found, &Ignored::default()), Verdict::Degraded);
     assert_eq!(verdict(&found, &Ignored::new(["degraded"])), Verdict::Ok);
+}
+
+/// An nft that failed at the start was told to the journal alone.
+#[test]
+fn rules_of_the_forwarder_that_are_not_loaded_degrade_the_node() {
+    let (ids, text, verdict) =
+        spoilt(|seen| status_of(seen).rules = Some("nft took longer than 10 s".into()));
+    assert_eq!((ids, verdict), (vec![("ForwardRules".to_owned(), Level::Warning)], Verdict::Degraded));
+    assert!(text.contains("datagrams do not work: nft took longer than 10 s"), "{text}");
 }

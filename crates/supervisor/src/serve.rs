@@ -20,6 +20,7 @@ use crate::notify::Notifier;
 use crate::pid_one::PidOne;
 use crate::ports::Ports;
 use crate::probe::{Echo, Probed};
+use crate::rules::Rules;
 use crate::service::{Due, Service};
 use crate::services::Following;
 use crate::tree::Tree;
@@ -74,10 +75,8 @@ pub(crate) struct Node {
     pub(crate) forwarded: bool,
     /// Services from outside.
     pub(crate) following: Following,
-    /// The forwarder's rules are loaded, or cannot be.
-    pub(crate) ruled: bool,
-    /// They shall be loaded now.
-    rules_due: bool,
+    /// The forwarder's rules inside.
+    pub(crate) rules: Rules,
     happened: mpsc::Sender<Happened>,
     /// Kept for its name on disk.
     _control: control::Socket,
@@ -148,8 +147,7 @@ impl Node {
             notifier: Notifier::new(),
             build_until: Some(Instant::now() + crate::patience::of(BUILD)),
             forwarded: !spec.forwards.iter().any(probe::can_be_asked),
-            ruled: false,
-            rules_due: false,
+            rules: Rules::default(),
             _control: control,
             spec,
             tree,
@@ -172,7 +170,7 @@ impl Node {
         self.build_until.is_none()
             && self.link.is_ready()
             && self.forwarded
-            && self.ruled
+            && self.rules.is_tried()
             && crio.is_none_or(|crio| crio.active() == ActiveState::Active)
     }
 
@@ -184,7 +182,8 @@ impl Node {
 
     fn next_due(&self) -> Instant {
         let services = self.services.iter().filter_map(Service::next_due);
-        let others = [self.link.next_due(), self.build_until, Some(self.notifier.next_ping())];
+        let pings = Some(self.notifier.next_ping());
+        let others = [self.link.next_due(), self.build_until, self.rules.next_due(), pings];
         // There is always the next ping.
         services.chain(others.into_iter().flatten()).min().unwrap_or_else(Instant::now)
     }
@@ -207,16 +206,7 @@ impl Node {
                     tracing::warn!("no connection to the forwarded ports got through from this host");
                 }
             }
-            Happened::RulesLoaded(problem) => {
-                self.ruled = true;
-                if let Some(problem) = problem {
-                    // Connections to the node's own ports need them not: a node without Services' ports is better than none.
-                    tracing::error!(
-                        problem,
-                        "the forwarder's rules: ports of Services and datagrams do not work"
-                    );
-                }
-            }
+            Happened::RulesLoaded(problem) => self.rules.heard(problem),
             Happened::Probed(probed) => self.hear_probed(probed),
         }
         Ok(())
@@ -234,7 +224,7 @@ impl Node {
                 self.note_time(|timings| &mut timings.mounts_us);
                 self.start_enabled();
                 self.link.begin();
-                self.rules_due = true;
+                self.rules.begin();
             }
             Event::Failed { reason } => return Err(Error::Inside { reason }),
             Event::Forwarder => {
@@ -398,7 +388,7 @@ impl Node {
             self.services.iter_mut().for_each(Service::keep_trying);
         }
         // After the components: nothing of theirs waits for it.
-        if std::mem::take(&mut self.rules_due) {
+        if self.rules.take_due(Instant::now()) {
             rules::load(&self.spec, self.pid_one.clone(), self.happened.clone());
         }
         if self.link.act(Instant::now())

@@ -97,7 +97,7 @@ pub(crate) async fn read_inside(pid_one: &PidOne, path: &Path) -> Result<Option<
 /// [`Error::ReadFile`]: it is no process of the node.
 ///
 /// Source: pidfd_open(2); kernel/fork.c, `pidfd_show_fdinfo`: `NSpid:` begins in the reader's pid namespace.
-fn pid_of(process: &OwnedFd, inside: i32) -> Result<i32, Error> {
+pub(crate) fn pid_of(process: &OwnedFd, inside: i32) -> Result<i32, Error> {
     let path = format!("/proc/self/fdinfo/{}", process.as_raw_fd());
     let text = fs::read_to_string(&path).map_err(Error::read(&path))?;
     host_pid(&text, inside).ok_or_else(|| Error::read(path)(io::ErrorKind::InvalidData.into()))

@@ -28,7 +28,11 @@ impl Node {
         if !self.forwarded {
             said.push("waiting for a connection through the forwarded ports, at most 10 s".to_owned());
         }
-        if !self.ruled {
+        if let Some(problem) = self.rules.problem() {
+            said.push(format!(
+                "the forwarder's rules are not loaded, ports of Services and datagrams do not work: {problem}"
+            ));
+        } else if !self.rules.is_tried() {
             said.push("waiting for nft to load the forwarder's rules, at most 10 s".to_owned());
         }
         match (said.is_empty(), self.notifier.is_ready()) {
@@ -55,6 +59,7 @@ impl Node {
             timings: self.timings,
             degraded: self.spec.degraded.clone(),
             services: self.following.followed(),
+            rules: self.rules.problem().map(str::to_owned),
         }
     }
 }

@@ -41,6 +41,7 @@ fn status(kubelet: ComponentStatus) -> Status {
         timings: Timings::default(),
         degraded: Vec::new(),
         services: Default::default(),
+        rules: None,
     }
 }
 
