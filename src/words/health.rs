@@ -57,6 +57,7 @@ pub(super) const TABLE: Table = &[
     ("the API server answers", "сервер API отвечает"),
     ("the cluster says that the node is Ready", "по данным кластера узел в состоянии Ready"),
     ("no certificate has expired or soon will", "нет истёкших или скоро истекающих сертификатов"),
+    ("the host's nft table bounds what pods reach", "таблица nft хоста ограничивает, куда обращаются поды"),
     ("the forwarder's rules are loaded inside", "правила перенаправления внутри загружены"),
     ("ports of Services are opened", "порты сервисов открыты"),
     ("no need was ignored when the node was made", "при создании узла требования не пропускались"),
@@ -134,6 +135,14 @@ pub(super) const TABLE: Table = &[
     ("the node is not ready: {why*}", "узел не готов: {why*}"),
     ("ports of Services are not open: {why*}", "порты сервисов не открыты: {why*}"),
     ("and {count} more", "и ещё {count}"),
+    (
+        "the host's nft table inet u7s is gone: nothing keeps pods from the host itself and from metadata services",
+        "таблицы nft inet u7s на хосте больше нет: ничто не закрывает подам доступ к самому хосту и к службам метаданных",
+    ),
+    (
+        "the host's nft table inet u7s is not the one that configuration, node.json and resolv.conf ask for",
+        "таблица nft inet u7s хоста не та, которой требуют конфигурация, node.json и resolv.conf",
+    ),
     ("CRI-O runs and does not answer", "CRI-O работает, но не отвечает"),
     (
         "{name} is not enabled: kubeadm has not come to its end on this host",

@@ -125,6 +125,7 @@ const PLAIN: &[&str] = &[
     "u7s check; ",
     "kill -CONT ",
     "u7s ports list",
+    "u7s host-apply",
     "ss -",
     "export ",
     "kubectl describe ",

@@ -32,7 +32,7 @@ const fn check(id: &'static str, wants: &'static str, by: By) -> Check {
 }
 
 /// All of them, in the order in which `u7s check` shows them.
-pub const CHECKS: [Check; 47] = [
+pub const CHECKS: [Check; 48] = [
     check("KernelVersion", "Linux 5.15 or newer", By::Anybody),
     check("Systemd", "systemd 244 or newer answers", By::Anybody),
     check("Unit", "u7s.service is installed", By::Anybody),
@@ -81,6 +81,7 @@ pub const CHECKS: [Check; 47] = [
     check("ApiServer", "the API server answers", By::Node),
     check("NodeReady", "the cluster says that the node is Ready", By::Node),
     check("Certificate", "no certificate has expired or soon will", By::Node),
+    check("FirewallTable", "the host's nft table bounds what pods reach", By::Node),
     check("ForwardRules", "the forwarder's rules are loaded inside", By::Node),
     check("Services", "ports of Services are opened", By::Node),
     check("Degraded", "no need was ignored when the node was made", By::Node),

@@ -18,6 +18,9 @@ pub const TABLE: [&str; 2] = ["inet", "u7s"];
 /// Arguments of nft(8) whose output [`Table::holds_in`] reads.
 pub const LIST: [&str; 5] = ["-j", "list", "table", TABLE[0], TABLE[1]];
 
+/// Arguments of nft(8) that list the names of all tables as JSON.
+pub const TABLES: [&str; 3] = ["-j", "list", "tables"];
+
 /// Arguments of nft(8) that list every rule of the host as JSON.
 pub const RULESET: [&str; 3] = ["-j", "list", "ruleset"];
 

@@ -35,10 +35,26 @@ pub struct Seen {
     pub stopped: Vec<(String, i32)>,
     /// Ports of the host.
     pub ports: Vec<Port>,
+    /// The host's nft table of the node.
+    pub table: TableSeen,
     /// The cluster's view; `None` where it was not asked, since the node does not run or the caller may not.
     pub cluster: Option<ClusterSeen>,
     /// Certificates of this node.
     pub certificates: Vec<Certificate>,
+}
+
+/// How the host's nft table of the node stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TableSeen {
+    /// It is switched off, the caller may not look, or nft does not say.
+    #[default]
+    Unseen,
+    /// The very table that is wanted is in force.
+    Holds,
+    /// There is none.
+    Missing,
+    /// It was changed, or what it is made from is another now.
+    Other,
 }
 
 /// What the API server says.
@@ -142,6 +158,7 @@ pub fn problems(seen: &Seen) -> Vec<Unmet> {
             found.extend(seen.silent.as_deref().map(speechless));
         }
     }
+    found.extend(table(seen.table));
     found.extend(seen.ports.iter().filter_map(closed));
     found.extend(certificates(seen));
     found.extend(seen.cluster.iter().flat_map(|cluster| self::cluster(cluster, node)));
@@ -278,6 +295,20 @@ fn component_problem(component: &ComponentStatus, status: &Status) -> Option<Unm
     }
     let state = format!("{:?}", component.active).to_lowercase();
     Some(error(id, format!("{name} is {state}{last}"), log))
+}
+
+/// The node works without it, but pods reach more than they should.
+fn table(seen: TableSeen) -> Option<Unmet> {
+    let message = match seen {
+        TableSeen::Unseen | TableSeen::Holds => return None,
+        TableSeen::Missing => {
+            "the host's nft table inet u7s is gone: nothing keeps pods from the host itself and from metadata services"
+        }
+        TableSeen::Other => {
+            "the host's nft table inet u7s is not the one that configuration, node.json and resolv.conf ask for"
+        }
+    };
+    Some(warning("FirewallTable", message.into(), "u7s host-apply"))
 }
 
 /// A port of the node itself must be open; others are a pity.

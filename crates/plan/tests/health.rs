@@ -8,7 +8,7 @@ use common::{machine, planned};
 use u7s_plan::certificate::Validity;
 use u7s_plan::control::{ActiveState, ComponentStatus, Connections, Followed, Runtime, Status, Timings};
 use u7s_plan::facts::{Facts, Listener, Space, UnitFact};
-use u7s_plan::health::{Certificate, ClusterSeen, Seen, Verdict, problems, verdict};
+use u7s_plan::health::{Certificate, ClusterSeen, Seen, TableSeen, Verdict, problems, verdict};
 use u7s_plan::need::{Ignored, Level};
 use u7s_plan::node::ComponentName;
 use u7s_plan::preflight;
@@ -240,4 +240,15 @@ fn rules_of_the_forwarder_that_are_not_loaded_degrade_the_node() {
         spoilt(|seen| status_of(seen).rules = Some("nft took longer than 10 s".into()));
     assert_eq!((ids, verdict), (vec![("ForwardRules".to_owned(), Level::Warning)], Verdict::Degraded));
     assert!(text.contains("datagrams do not work: nft took longer than 10 s"), "{text}");
+}
+
+/// Rules of the host that were loaded anew had taken the table away, and status was OK.
+#[test]
+fn a_table_of_the_host_that_is_gone_or_another_degrades_the_node_and_is_put_back() {
+    for (table, word) in [(TableSeen::Missing, "is gone"), (TableSeen::Other, "is not the one")] {
+        let (ids, text, verdict) = spoilt(|seen| seen.table = table);
+        assert_eq!((ids, verdict), (vec![("FirewallTable".to_owned(), Level::Warning)], Verdict::Degraded));
+        assert!(text.contains(word) && text.ends_with("\nu7s host-apply\n"), "{text}");
+    }
+    assert_eq!(spoilt(|seen| seen.table = TableSeen::Holds).2, Verdict::Ok);
 }

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use u7s_plan::facts::FirewallFact;
-use u7s_plan::firewall::RULESET;
+use u7s_plan::config::Config;
+use u7s_plan::facts::{Facts, FirewallFact};
+use u7s_plan::firewall::{self, LIST, RULESET, TABLE, TABLES, Table};
+use u7s_plan::health::TableSeen;
+use u7s_plan::node::NodeSpec;
 
 use crate::nft::{Listing, Nft};
 
@@ -30,9 +33,61 @@ fn objects(mut listing: Value) -> Vec<Value> {
     objects.into_iter().filter(|object| KINDS.iter().any(|kind| object.get(kind).is_some())).collect()
 }
 
+/// Looks whether the table of a node that runs is the one that `u7s host-apply` would load; only root may.
+///
+/// Administrators reload rules of their own with `flush ruleset`, which takes every table away.
+pub(super) fn table(config: &Config, facts: &Facts, node: &NodeSpec) -> TableSeen {
+    if facts.euid != 0 || !config.firewall.enabled {
+        return TableSeen::Unseen;
+    }
+    let Ok(nft) = Nft::find() else { return TableSeen::Unseen };
+    let deadline = Duration::from_secs(5) * config.timeout_factor.clamp(1, 100);
+    let list = |arguments: &[&str]| nft.list(arguments, deadline).unwrap_or(Listing::Unknown);
+    let wanted = firewall::table(&config.firewall, node, &facts.resolv_conf, true);
+    judge(&wanted, &list(&LIST), || list(&TABLES))
+}
+
+/// `tables` tells whether a table that cannot be listed is missing or nft does not work.
+fn judge(wanted: &Table, listed: &Listing, tables: impl FnOnce() -> Listing) -> TableSeen {
+    match listed {
+        Listing::Read(listing) if wanted.holds_in(listing) => TableSeen::Holds,
+        Listing::Read(_) => TableSeen::Other,
+        Listing::Unknown => TableSeen::Unseen,
+        Listing::Failed(_) => match tables() {
+            Listing::Read(tables) if !has_ours(&tables) => TableSeen::Missing,
+            _ => TableSeen::Unseen,
+        },
+    }
+}
+
+fn has_ours(tables: &Value) -> bool {
+    let [family, name] = TABLE;
+    let ours = |object: &Value| object["table"]["family"] == family && object["table"]["name"] == name;
+    tables["nftables"].as_array().is_some_and(|objects| objects.iter().any(ours))
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    /// `systemctl reload nftables` with `flush ruleset` took the table away, and status said that all was well.
+    #[test]
+    fn a_table_that_was_flushed_is_missing_and_an_nft_that_fails_is_not() {
+        let node = include_str!("../../../plan/tests/golden/init/node.json");
+        let node: NodeSpec = serde_json::from_str(node).unwrap();
+        let wanted = firewall::table(&Config::default().firewall, &node, "", true);
+        let others = || Listing::Read(json!({"nftables": [{"table": {"family": "inet", "name": "filter"}}]}));
+        let ours = || Listing::Read(json!({"nftables": [{"table": {"family": "inet", "name": "u7s"}}]}));
+        let broken = || Listing::Failed("Operation not permitted".into());
+        let gone = Listing::Failed("No such file or directory".into());
+        assert_eq!(judge(&wanted, &gone, others), TableSeen::Missing);
+        assert_eq!(judge(&wanted, &gone, ours), TableSeen::Unseen);
+        assert_eq!(judge(&wanted, &broken(), broken), TableSeen::Unseen);
+        assert_eq!(judge(&wanted, &Listing::Unknown, others), TableSeen::Unseen);
+        assert_eq!(judge(&wanted, &ours(), others), TableSeen::Other, "without its rules");
+    }
 
     #[test]
     fn chains_rules_and_sets_are_kept() {

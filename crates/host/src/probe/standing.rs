@@ -12,7 +12,7 @@ use u7s_plan::health::{Certificate, ClusterSeen, Seen};
 use u7s_plan::host::{self, KUBERNETES_DIR};
 use u7s_plan::node::NodeSpec;
 
-use super::{documents, listeners, names, network, systemd_facts, text};
+use super::{documents, firewall, listeners, names, network, systemd_facts, text};
 use crate::control::{Client, Error as ControlError};
 use crate::enter::{Entry, Input, Output, Target};
 use crate::error::Error;
@@ -47,6 +47,7 @@ pub fn standing(config: &Config) -> Result<Seen, Error> {
                 Err(error) => seen.silent = Some(error.to_string()),
             }
             seen.stopped = stopped(&status);
+            seen.table = firewall::table(config, &seen.facts, &node);
             seen.cluster = Some(cluster(&user, &node));
             seen.status = Some(status);
         }
