@@ -247,6 +247,7 @@ fn host_code(error: &u7s_host::Error) -> u8 {
 fn enter_code(error: &enter::Error) -> u8 {
     match error {
         enter::Error::Deadline { .. } | enter::Error::Control(control::Error::Deadline { .. }) => TIMEOUT,
+        enter::Error::Link { .. } | enter::Error::Foreign { .. } => VALIDATION,
         _ => GENERAL,
     }
 }
@@ -268,6 +269,8 @@ fn hints(error: &Error) -> Vec<&'static str> {
             "kubeadm init    (a new one)",
         ],
         Error::Host(error) => host_hints(error),
+        Error::Enter(enter::Error::Link { .. }) => LINK.to_vec(),
+        Error::Enter(enter::Error::Foreign { .. }) => FOREIGN.to_vec(),
         Error::Control(_) | Error::Enter(_) => vec!["journalctl -u u7s.service -n 50"],
         Error::Config(_) => vec!["every key is explained in /etc/u7s/config.toml"],
         Error::NoRun => vec!["u7s check    (is this machine ready for one?)"],
@@ -278,6 +281,15 @@ fn hints(error: &Error) -> Vec<&'static str> {
         _ => Vec::new(),
     }
 }
+
+/// Somebody else than root may lead root by a link.
+const LINK: &[&str] = &["ls -l FILE    (where does it lead?), then name the file that is meant itself"];
+
+/// Somebody else than root may have written a document that names files.
+const FOREIGN: &[&str] = &[
+    "read the document, then: cp FILE /root/    (root alone may write there), and name the copy",
+    "or let the node's user read what the document names",
+];
 
 fn host_hints(error: &u7s_host::Error) -> Vec<&'static str> {
     use u7s_host::Error as Host;
@@ -299,6 +311,8 @@ fn host_hints(error: &u7s_host::Error) -> Vec<&'static str> {
         ],
         Host::Node { .. } => vec!["kubeadm init    (again: it writes the file anew)"],
         Host::Busy { .. } => vec!["wait until it ends; its pid is in /run/lock/u7s.lock"],
+        Host::Enter(enter::Error::Link { .. }) => LINK.to_vec(),
+        Host::Enter(enter::Error::Foreign { .. }) => FOREIGN.to_vec(),
         Host::UnitFailed { .. } | Host::Control(_) | Host::Enter(_) => {
             vec!["journalctl -u u7s.service -n 50"]
         }
@@ -346,6 +360,14 @@ mod tests {
         assert_eq!(status_of(Error::Control(control::Error::Deadline { seconds: 1 })), 4);
         let late = enter::Error::Deadline { program: "x".into(), seconds: 1 };
         assert_eq!(status_of(Error::Enter(late)), 4);
+        let link = || enter::Error::Link { path: "/x".into() };
+        assert_eq!((status_of(Error::Enter(link())), status_of(Error::Host(link().into()))), (3, 3));
+    }
+
+    #[test]
+    fn a_document_that_others_may_write_has_a_remedy() {
+        let foreign = enter::Error::Foreign { path: "/x".into(), uid: 9, reason: "y".into() };
+        assert!(hints(&Error::Host(foreign.into()))[0].contains("cp FILE /root/"));
     }
 
     #[test]

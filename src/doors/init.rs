@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use u7s_host::apply::{Applier, Border, Tally, failpoint};
-use u7s_host::enter;
+use u7s_host::enter::{self, Author};
 use u7s_host::lock::Lock;
 use u7s_host::{probe, timings};
 use u7s_plan::config::Config;
@@ -87,11 +87,12 @@ fn perform(request: Command<'_>, progress: &mut Progress, done: &mut Option<Tall
     let mut watch = Stopwatch::start(request.name());
     watch.phase(Phase::Preflight, Instant::now());
     progress.phase(Phase::Preflight);
-    let outcome = plan(&config, request)?;
+    let docs = docs(&config, request)?;
+    let outcome = plan(&config, request, docs.clone())?;
     failpoint(Border::Before, Phase::Preflight);
     preflight(&outcome, progress)?;
     failpoint(Border::After, Phase::Preflight);
-    let applied = apply(&config, request, outcome, (&mut watch, progress));
+    let applied = apply(&config, (request, docs), outcome, (&mut watch, progress));
     let run = watch.stop(Instant::now());
     if applied.as_ref().map_or(true, |(_, tally)| tally.done > 0) {
         keep(&run, request.given());
@@ -107,7 +108,8 @@ fn perform(request: Command<'_>, progress: &mut Progress, done: &mut Option<Tall
 
 /// Prints the plan, changes nothing, and says whether the host is ready for it.
 pub(super) fn show(request: Command<'_>) -> Result<End, Error> {
-    let outcome = plan(&machine::config_or_default(machine::effective_uid() == 0)?, request)?;
+    let config = machine::config_or_default(machine::effective_uid() == 0)?;
+    let outcome = plan(&config, request, docs(&config, request)?)?;
     match request.given().output {
         Form::Json => report::result(&format!("{:#}\n", document(request.word(), &outcome)))?,
         Form::Text => report::result(&outcome.plan.to_string())?,
@@ -140,11 +142,11 @@ pub(super) fn phases(plan: &Plan) -> Value {
 /// All needs that are not met, for `u7s check`.
 pub(super) fn needs(request: &request::Init) -> Result<Vec<Unmet>, Error> {
     let config = machine::config_or_default(machine::effective_uid() == 0)?;
-    plan(&config, Command::Init(request)).map(|outcome| outcome.unmet)
+    let request = Command::Init(request);
+    plan(&config, request, docs(&config, request)?).map(|outcome| outcome.unmet)
 }
 
-fn plan(config: &Config, request: Command<'_>) -> Result<Outcome, Error> {
-    let docs = docs(request)?;
+fn plan(config: &Config, request: Command<'_>, docs: Docs) -> Result<Outcome, Error> {
     let facts = probe::facts(config)?;
     Ok(match request {
         Command::Init(request) => u7s_plan::init::init(config, request, docs, &facts)?,
@@ -153,19 +155,33 @@ fn plan(config: &Config, request: Command<'_>) -> Result<Outcome, Error> {
 }
 
 /// The user's own files, relative to the directory that he called us from.
-fn docs(request: Command<'_>) -> Result<Docs, Error> {
+///
+/// Read once for a run: phase Host makes /etc/kubernetes the node's user's, and a pipe is read to its end.
+fn docs(config: &Config, request: Command<'_>) -> Result<Docs, Error> {
     let given = request.given();
-    let mut docs = Docs::default();
+    let (mut docs, mut author) = (Docs::default(), Author::Root);
     if let Some(path) = given.config_file() {
-        docs.documents = yaml::documents(&machine::document(path)?, &path.display().to_string())?;
+        let (text, his) = machine::authored(path)?;
+        docs.documents = yaml::documents(&text, &path.display().to_string())?;
+        author = his;
     }
+    // What a flag names is root's word, whoever wrote the document beside it.
+    let whose = |flag: &str| {
+        if given.value(flag).is_some_and(|path| !path.is_empty()) { Author::Root } else { author }
+    };
     if let Some(directory) = kubeadm::patches_directory(given, &docs.documents, request.kind()) {
-        docs.patches = probe::patches(&directory)?;
+        docs.patches = probe::patches(&directory, whose("patches"), &machine::reader(config))?;
+        for name in kubeadm::passed_over(&docs.patches) {
+            report::line(&format!(
+                "[patches] Ignoring file \"{}\": it is none of kubeadm's patches",
+                name.escape_debug()
+            ));
+        }
     }
     if let Command::Join(_) = request
         && let Some(path) = kubeadm::discovery_file(given, &docs.documents)
     {
-        docs.discovery = Some(machine::document(&path)?.into());
+        docs.discovery = Some(machine::document_of(&path, whose("discovery-file"), config)?.into());
     }
     Ok(docs)
 }
@@ -197,7 +213,7 @@ fn compare(config: &Config) -> Result<(), Error> {
 /// Applies all phases; where the user did not exist, phase Host alone first, and then all with his real ids.
 fn apply(
     config: &Config,
-    request: Command<'_>,
+    (request, docs): (Command<'_>, Docs),
     planned: Outcome,
     (watch, progress): (&mut Stopwatch, &mut Progress),
 ) -> Result<(Outcome, Tally), Error> {
@@ -208,7 +224,7 @@ fn apply(
         progress.expect(steps(outcome.phases()) + steps(&outcome.plan.phases));
         tally = walk(config, &outcome, progress, watch)?;
         watch.phase(Phase::Preflight, Instant::now());
-        outcome = plan(config, request)?;
+        outcome = plan(config, request, docs)?;
         preflight(&outcome, progress)?;
     }
     progress.expect(steps(outcome.phases()));

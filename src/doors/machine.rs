@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use u7s_host::enter::{self, Target};
+use u7s_host::enter::{self, Author, Target};
 use u7s_host::{control, probe};
 use u7s_plan::config::{self, Config};
 use u7s_plan::facts::UserFact;
@@ -12,6 +12,9 @@ use crate::Error;
 
 /// Drop-ins of the administrator, read after the file itself in the order of their names.
 const DROP_INS: &str = "/etc/u7s/config.d";
+
+/// nobody and nogroup: a user who may do nothing.
+pub(super) const NOBODY: u32 = 65534;
 
 /// Who runs this program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,11 +71,30 @@ pub(super) fn effective_uid() -> u32 {
 
 /// A document that the user named: a file, or a pipe of the calling shell (`--config <(…)`).
 pub(super) fn document(path: &Path) -> Result<String, Error> {
+    authored(path).map(|(text, _)| text)
+}
+
+/// As [`document`], with whose word it is.
+pub(super) fn authored(path: &Path) -> Result<(String, Author), Error> {
     if !enter::is_own_descriptor(path) {
-        return Ok(probe::document(path)?);
+        return Ok(probe::authored(path)?);
     }
-    let bytes = enter::read_argument(path)?;
-    String::from_utf8(bytes).map_err(|_| u7s_host::Error::NotText { path: path.to_owned() }.into())
+    let (bytes, author) = enter::read_argument(path)?;
+    let text = String::from_utf8(bytes).map_err(|_| u7s_host::Error::NotText { path: path.to_owned() })?;
+    Ok((text, author))
+}
+
+/// As [`document`], of a file that a document of this author names.
+pub(super) fn document_of(path: &Path, author: Author, config: &Config) -> Result<String, Error> {
+    match author {
+        Author::Root => document(path),
+        Author::Others => Ok(probe::document_of(path, author, &reader(config))?),
+    }
+}
+
+/// As whom the names in somebody else's document are followed: the node's user, before there is one nobody.
+pub(super) fn reader(config: &Config) -> UserFact {
+    user(config).unwrap_or_else(|| UserFact { uid: NOBODY, gid: NOBODY, ..UserFact::default() })
 }
 
 /// kubeadm's own refusal of a caller who is not root.

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use u7s_host::enter::{self, Entry, Environment, Target};
+use u7s_host::enter::{self, Author, Entry, Environment, Target};
 use u7s_plan::facts::UserFact;
 use u7s_plan::host::{KUBEADM, PATCHES_DIR};
 use u7s_plan::yaml;
@@ -11,12 +11,9 @@ use u7s_shim::kubeadm::{InitPhase, init_phase};
 
 use super::arguments::{self, Named, Use};
 use super::images;
-use super::machine::{self, Caller};
+use super::machine::{self, Caller, NOBODY};
 use super::phase;
 use crate::{End, Error};
-
-/// nobody and nogroup: on the host the real kubeadm may print, and nothing else.
-const NOBODY: u32 = 65534;
 
 /// A command that needs the node: entered, with kubeadm's own output and exit status.
 ///
@@ -85,13 +82,15 @@ fn in_cluster(target: &Target, phase: &InitPhase, standing: &phase::Standing) ->
     let placeholder = std::iter::once(OsString::from("--config"));
     let mut entry = Entry::inside(target, command(&phase.argv).chain(placeholder));
     let his = phase.request.value("patches").filter(|path| !path.is_empty());
-    let both = his.map(|path| entry.copied(Path::new(path), Path::new(PATCHES_DIR))).transpose()?.flatten();
+    let copy = |path| entry.copied(Path::new(path), Author::Root, Path::new(PATCHES_DIR));
+    let both = his.map(copy).transpose()?.flatten();
     let text = standing.configuration(&phase.request, both.unwrap_or_else(|| PATCHES_DIR.into()))?;
     let path = entry.carry("u7s-config", text.as_bytes())?;
     entry.argument(phase.argv.len() + 1, format!("--config={}", path.display()));
     run(entry, &phase.argv)
 }
 
+/// On the host the real kubeadm may print, and nothing else.
 fn on_host(argv: &[OsString]) -> Result<End, Error> {
     machine::real(Path::new(KUBEADM))?;
     run(Entry::on_host(NOBODY, NOBODY, command(argv)), argv)
@@ -116,7 +115,7 @@ fn run(mut entry: Entry<'_>, argv: &[OsString]) -> Result<End, Error> {
 
 /// The caller's patches and the node's, which come last.
 fn patches(entry: &mut Entry<'_>, named: &Named) -> Result<(), Error> {
-    if let Some(both) = entry.copied(&named.path, Path::new(PATCHES_DIR))? {
+    if let Some(both) = entry.copied(&named.path, Author::Root, Path::new(PATCHES_DIR))? {
         entry.argument(named.index + 1, format!("{}{}", named.prefix, both.display()));
     }
     Ok(())
@@ -124,14 +123,14 @@ fn patches(entry: &mut Entry<'_>, named: &Named) -> Result<(), Error> {
 
 /// The caller's documents, with his patches and the node's; documents that cannot be read are left to kubeadm.
 fn config(entry: &mut Entry<'_>, named: &Named) -> Result<(), Error> {
-    let text = machine::document(&named.path)?;
+    let (text, author) = machine::authored(&named.path)?;
     let Ok(documents) = yaml::documents(&text, &named.path.display().to_string()) else {
         let path = entry.carry("u7s-argument", text.as_bytes())?;
         entry.argument(named.index + 1, format!("{}{}", named.prefix, path.display()));
         return Ok(());
     };
     let both = match arguments::patches_of(&documents) {
-        Some(his) => entry.copied(&his, Path::new(PATCHES_DIR))?,
+        Some(his) => entry.copied(&his, author, Path::new(PATCHES_DIR))?,
         None => None,
     };
     let directory = both.unwrap_or_else(|| PATCHES_DIR.into());

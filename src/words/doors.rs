@@ -54,6 +54,18 @@ pub(super) const TABLE: Table = &[
         "wait until it ends; its pid is in /run/lock/u7s.lock",
         "дождитесь его завершения; его pid в /run/lock/u7s.lock",
     ),
+    (
+        "ls -l FILE    (where does it lead?), then name the file that is meant itself",
+        "ls -l ФАЙЛ    (куда ведёт?), затем укажите сам нужный файл",
+    ),
+    (
+        "read the document, then: cp FILE /root/    (root alone may write there), and name the copy",
+        "прочтите документ, затем: cp ФАЙЛ /root/    (туда пишет только root), и укажите копию",
+    ),
+    (
+        "or let the node's user read what the document names",
+        "или дайте пользователю узла читать то, что названо в документе",
+    ),
     // Progress: src/doors/progress/lines.rs
     (
         "[u7s] {steps} steps; what holds already is left alone. With all images at hand it takes about a minute",
@@ -70,6 +82,10 @@ pub(super) const TABLE: Table = &[
     (
         "ids and what depends on them are a preview: the node's user does not exist yet",
         "идентификаторы и зависящее от них - предварительные: пользователя узла ещё нет",
+    ),
+    (
+        "[patches] Ignoring file \"{name}\": it is none of kubeadm's patches",
+        "[patches] файл \"{name}\" пропущен: это не патч для kubeadm",
     ),
     ("the times of this run are not kept: {error*}", "время этого запуска не сохранено: {error*}"),
     ("[u7s] {head*}", "[u7s] {head*}"),

@@ -118,6 +118,10 @@ pub(super) const TABLE: Table = &[
         "{path} ведёт через ссылку, которую может изменить не только root",
     ),
     (
+        "{path} is named in a document that others than root may write, so uid {uid} must be able to read it: {reason*}",
+        "{path} назван в документе, который может изменить не только root, поэтому его должен мочь прочесть uid {uid}: {reason*}",
+    ),
+    (
         "the child that works as uid {uid} failed: {reason*}",
         "ошибка дочернего процесса, работающего от имени uid {uid}: {reason*}",
     ),

@@ -38,6 +38,10 @@ pub(crate) const TESTS: &[Listed] = &[
     ("files_that_root_alone_may_read_are_handed_over", files_that_root_alone_may_read_are_handed_over),
     ("directories_that_root_alone_may_read_are_copied", directories_that_root_alone_may_read_are_copied),
     ("a_link_that_the_user_may_change_is_not_followed", a_link_that_the_user_may_change_is_not_followed),
+    (
+        "what_a_document_of_the_users_names_is_not_read_as_root",
+        what_a_document_of_the_users_names_is_not_read_as_root,
+    ),
 ];
 
 /// The node; removed when dropped.
@@ -393,4 +397,44 @@ fn a_link_that_the_user_may_change_is_not_followed(node: &Node) -> Check {
     println!("{said}");
     holds(said.contains("leads through a link that others than root may change"), said.clone())?;
     holds(output.stdout.is_empty(), "something was handed over")
+}
+
+/// `--config` that the user wrote, and in it the name of what root alone may read: seen through the doors.
+fn what_a_document_of_the_users_names_is_not_read_as_root(_node: &Node) -> Check {
+    let dir = tempfile::tempdir()?;
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
+    let (document, kept) = (dir.path().join("kubeadm.yaml"), dir.path().join("kept"));
+    fs::create_dir(&kept)?;
+    fs::set_permissions(&kept, fs::Permissions::from_mode(0o700))?;
+    fs::write(kept.join("etcd0.json"), "the secret\n")?;
+    let cases = [
+        (
+            "init",
+            kept.clone(),
+            format!("kind: InitConfiguration\npatches: {{directory: {}}}\n", kept.display()),
+        ),
+        (
+            "join",
+            kept.join("etcd0.json"),
+            format!(
+                "kind: JoinConfiguration\ndiscovery: {{file: {{kubeConfigPath: {}/etcd0.json}}}}\n",
+                kept.display()
+            ),
+        ),
+    ];
+    for (command, named, text) in cases {
+        fs::write(&document, format!("apiVersion: kubeadm.k8s.io/v1beta4\n{text}"))?;
+        std::os::unix::fs::chown(&document, Some(UID), Some(UID))?;
+        let output = Command::new(env!("CARGO_BIN_EXE_kubeadm"))
+            .args([command, "--dry-run", "--config"])
+            .arg(&document)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .output()?;
+        let said = String::from_utf8(output.stderr)?;
+        println!("{said}");
+        let refused = format!("{} is named in a document that others than root may write", named.display());
+        holds(said.contains(&refused) && output.status.code() == Some(3), said)?;
+    }
+    Ok(())
 }

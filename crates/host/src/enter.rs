@@ -26,10 +26,12 @@ use u7s_sys::enter::{self as way, Ids, Program, Substitute, Way};
 
 pub use self::environment::{Environment, PATH};
 pub use self::error::Error;
-pub use self::files::{MAX_FILE, is_own_descriptor, read_argument};
+pub use self::files::{MAX_FILE, read_argument};
 use self::relay::{Listener, Relay, Streams};
 pub use self::target::{Target, inside};
+pub(crate) use self::user::as_author;
 pub use self::user::as_user;
+pub use crate::files::{Author, is_own_descriptor};
 
 /// A program to run.
 ///
@@ -219,7 +221,7 @@ impl<'a> Entry<'a> {
     /// # Errors
     /// As [`Entry::file`], and `Child`: the user could not be given a copy.
     pub fn directory_argument(&mut self, index: usize, prefix: &str, path: &Path) -> Result<(), Error> {
-        let Some(copied) = files::copy(path, &[], self.ids())? else { return Ok(()) };
+        let Some(copied) = files::copy(path, Author::Root, &[], self.ids())? else { return Ok(()) };
         let instead: OsString = [OsStr::new(prefix), copied.path.as_os_str()].into_iter().collect();
         let (path, instead) = (text(path.as_os_str())?, text(&instead)?);
         self.substitutes.push(Substitute {
@@ -235,12 +237,12 @@ impl<'a> Entry<'a> {
 
     /// Copies the directory that `path` names here, and of `others` the files of ours, to where the program reads them.
     ///
-    /// The copy goes with this value. `None`: `path` is no directory here.
+    /// The copy goes with this value. `None`: `path` is no directory here. `author` is whose word `path` is.
     ///
     /// # Errors
-    /// As [`Entry::directory_argument`].
-    pub fn copied(&mut self, path: &Path, others: &Path) -> Result<Option<PathBuf>, Error> {
-        let copied = files::copy(path, &[others], self.ids())?;
+    /// As [`Entry::directory_argument`]; `Foreign`: `path` is read as the user, who cannot.
+    pub fn copied(&mut self, path: &Path, author: Author, others: &Path) -> Result<Option<PathBuf>, Error> {
+        let copied = files::copy(path, author, &[others], self.ids())?;
         let place = copied.as_ref().map(|copied| copied.path.clone());
         self.copies.extend(copied);
         Ok(place)

@@ -319,8 +319,13 @@ pub enum Error {
 
 /// An error with its causes in one sentence, where a chain cannot be kept.
 pub(crate) fn whole(error: &Error) -> String {
+    chain(error)
+}
+
+/// As [`whole`], of any error.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
+    let mut cause = error.source();
     while let Some(error) = cause {
         text.push_str(": ");
         text.push_str(&error.to_string());

@@ -17,8 +17,11 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 
 use crate::error::{Error, opening};
 
+mod named;
 mod sweep;
 
+pub use named::{Author, is_own_descriptor};
+pub(crate) use named::{author, open_told, proc_path, read_told, refused};
 pub(crate) use sweep::remove_tree;
 
 /// What most files that we read may hold at most, bytes.
@@ -67,7 +70,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<Whole>, Error> {
     }
 }
 
-/// As [`read`], following links: for files that root named on its own command line.
+/// As [`read`], following links: for facts of the machine, whose content goes nowhere. What root was told of by name: [`read_told`].
 ///
 /// # Errors
 /// As [`read`]; a missing file is an error too.

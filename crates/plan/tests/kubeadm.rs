@@ -229,6 +229,14 @@ fn with_patch(name: &str, text: &str) -> Result<Output, Error> {
 }
 
 #[test]
+fn a_file_that_kubeadm_would_pass_over_is_not_written_among_the_nodes_patches() {
+    for (name, written) in [("x.txt", false), ("id_ed25519.json", false), ("etcd0.json", true)] {
+        let output = with_patch(name, "{}").unwrap();
+        assert_eq!(output.patches.iter().any(|(found, _)| found == name), written, "{name}");
+    }
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "a flat table")]
 fn values_that_contradict_a_need_are_refused_with_both_named() {
     let arg = |name: &str, value: &str| json!([{"name": name, "value": value}]);

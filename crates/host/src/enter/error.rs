@@ -100,6 +100,19 @@ pub enum Error {
         /// As given.
         path: PathBuf,
     },
+    /// Root's rights are not lent to a document that somebody else may have written.
+    #[error(
+        "{} is named in a document that others than root may write, so uid {uid} must be able to read it: {reason}",
+        path.display()
+    )]
+    Foreign {
+        /// As named there.
+        path: PathBuf,
+        /// Host uid of the node's user.
+        uid: u32,
+        /// Why he cannot.
+        reason: String,
+    },
     /// What the program wrote for the caller cannot be put where he named it.
     #[error("cannot write {}", path.display())]
     Deliver {

@@ -6,13 +6,13 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::geteuid;
@@ -21,7 +21,8 @@ use u7s_sys::enter::Ids;
 use u7s_sys::memfd::{Reader, sealed};
 
 use super::error::Error;
-use super::user::as_user;
+use super::user::{as_author, as_user};
+use crate::files::{Author, author, is_own_descriptor, open_told, proc_path};
 
 /// The largest file that is carried, bytes.
 pub const MAX_FILE: u64 = 4 << 20;
@@ -71,6 +72,9 @@ pub(crate) fn carry(path: &Path, reader: Ids) -> Result<Option<Carried>, Error> 
     Ok(Some(Carried { content, identity }))
 }
 
+/// Device and inode of a directory, names and contents of its files.
+type Directory = ((u64, u64), Vec<(OsString, Vec<u8>)>);
+
 /// A directory's plain files, copied to where the node's user reads them inside; removed again when dropped.
 #[derive(Debug)]
 pub(crate) struct Copied {
@@ -83,26 +87,26 @@ pub(crate) struct Copied {
 
 /// Copies the directory that `path` names here below [`SHARED`], as the user; `None` if it is no directory here.
 ///
-/// Of `others`, files whose names mark them as u7s' own come along.
+/// Of `others`, files whose names mark them as u7s' own come along. `author` is whose word `path` is.
 ///
 /// # Errors
 /// As [`carry`] for every file; `File` for [`MOST`] or more of them; `Child`: the copy could not be made.
-pub(crate) fn copy(path: &Path, others: &[&Path], reader: Ids) -> Result<Option<Copied>, Error> {
-    let failed = |source| Error::File { path: path.to_owned(), source };
-    let Some(directory) = open(path)? else { return Ok(None) };
-    let seen = directory.metadata().map_err(failed)?;
-    if !seen.is_dir() {
-        return Ok(None);
-    }
-    let mut files = contents(path, &directory)?;
-    for others in others {
-        let Some(directory) = open(others)? else { continue };
-        let ours = |(name, _): &(OsString, Vec<u8>)| name.to_string_lossy().contains(OURS);
-        files.extend(contents(others, &directory)?.into_iter().filter(ours));
-    }
+/// `Foreign`: `path` is read as the user, who cannot.
+pub(crate) fn copy(
+    path: &Path,
+    author: Author,
+    others: &[&Path],
+    reader: Ids,
+) -> Result<Option<Copied>, Error> {
     let user = UserFact { uid: reader.uid, gid: reader.gid, ..UserFact::default() };
-    let target = Path::new(SHARED).join(format!("arguments-{}-{}", std::process::id(), seen.ino()));
-    let copied = Copied { path: target.clone(), identity: (seen.dev(), seen.ino()), user };
+    let Some((identity, mut files)) = as_author(author, &user, path, plain_files)? else { return Ok(None) };
+    for others in others {
+        let ours = |(name, _): &(OsString, Vec<u8>)| name.to_string_lossy().contains(OURS);
+        let found = plain_files(others)?.map(|(_, files)| files);
+        files.extend(found.into_iter().flatten().filter(ours));
+    }
+    let target = Path::new(SHARED).join(format!("arguments-{}-{}", std::process::id(), identity.1));
+    let copied = Copied { path: target.clone(), identity, user };
     let written =
         as_user(&copied.user, LOCAL, || write_all(&target, &files).map_err(|error| error.to_string()))?;
     written.map_err(|reason| Error::Child { uid: reader.uid, reason })?;
@@ -122,11 +126,18 @@ fn write_all(target: &Path, files: &[(OsString, Vec<u8>)]) -> io::Result<()> {
     files.iter().try_for_each(|(name, bytes)| fs::write(target.join(name), bytes))
 }
 
+/// Device and inode of a directory, and its plain files; `None` if it is no directory here.
+fn plain_files(path: &Path) -> Result<Option<Directory>, Error> {
+    let Some(directory) = open_directory(path)? else { return Ok(None) };
+    let seen = directory.metadata().map_err(|source| Error::File { path: path.to_owned(), source })?;
+    Ok(Some(((seen.dev(), seen.ino()), contents(path, &directory)?)))
+}
+
 /// Names and contents of the plain files in a directory, read through its descriptor; links in it are left out.
 fn contents(path: &Path, directory: &File) -> Result<Vec<(OsString, Vec<u8>)>, Error> {
     let failed = |source| Error::File { path: path.to_owned(), source };
     let mut files = Vec::new();
-    for entry in fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd())).map_err(failed)? {
+    for entry in fs::read_dir(proc_path(directory)).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         if !entry.file_type().map_err(failed)?.is_file() {
             continue;
@@ -142,17 +153,17 @@ fn contents(path: &Path, directory: &File) -> Result<Vec<(OsString, Vec<u8>)>, E
     Ok(files)
 }
 
-/// Reads the file that `path` names here, whole and bounded: for documents that we parse ourselves.
+/// Reads the file that `path` names here, whole and bounded, and says whose word it is: for documents that we parse.
 ///
 /// # Errors
 /// `TooLarge`, `Silent`, `Link`; a missing file, a directory or a device are `File`.
-pub fn read_argument(path: &Path) -> Result<Vec<u8>, Error> {
+pub fn read_argument(path: &Path) -> Result<(Vec<u8>, Author), Error> {
     let failed = |errno: Errno| Error::File { path: path.to_owned(), source: errno.into() };
     let file = open(path)?.ok_or_else(|| failed(Errno::ENOENT))?;
     let seen = file.metadata().map_err(|source| Error::File { path: path.to_owned(), source })?;
     match SFlag::from_bits_truncate(seen.mode()) & SFlag::S_IFMT {
         SFlag::S_IFDIR => Err(failed(Errno::EISDIR)),
-        kind => read(&file, path, kind != SFlag::S_IFREG),
+        kind => Ok((read(&file, path, kind != SFlag::S_IFREG)?, author(&file))),
     }
 }
 
@@ -168,47 +179,14 @@ pub(crate) fn open_directory(path: &Path) -> Result<Option<File>, Error> {
 
 fn open_with(path: &Path, kind: OFlag) -> Result<Option<File>, Error> {
     let failed = |errno: Errno| Error::File { path: path.to_owned(), source: errno.into() };
-    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | kind;
-    let plain = !geteuid().is_root() || is_own_descriptor(path);
-    let opened = if plain {
-        nix::fcntl::open(path, flags, Mode::empty())
-    } else {
-        openat2(AT_FDCWD, path, OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS))
-    };
-    match opened {
-        Ok(file) => Ok(Some(file.into())),
+    match open_told(path, kind) {
+        Ok(file) => Ok(Some(file)),
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENXIO) => Ok(None),
-        Err(Errno::ELOOP) if !plain => follow(path, flags),
+        Err(Errno::ELOOP) if geteuid().is_root() && !is_own_descriptor(path) => {
+            Err(Error::Link { path: path.to_owned() })
+        }
         Err(errno) => Err(failed(errno)),
     }
-}
-
-/// `/dev/stdin`, `/dev/fd/63` and their like: links of the kernel's to what this process itself holds.
-#[must_use]
-pub fn is_own_descriptor(path: &Path) -> bool {
-    path == Path::new("/dev/stdin") || ["/dev/fd", "/proc/self/fd"].iter().any(|dir| path.starts_with(dir))
-}
-
-/// Follows links whose every directory root alone may write; then nobody can change where they lead.
-fn follow(path: &Path, flags: OFlag) -> Result<Option<File>, Error> {
-    let failed = |source: io::Error| Error::File { path: path.to_owned(), source };
-    let real = match fs::canonicalize(path) {
-        Ok(real) => real,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let lexical = std::path::absolute(path).map_err(failed)?;
-    let climbs = lexical.components().any(|part| part == Component::ParentDir);
-    if climbs || !real.ancestors().skip(1).chain(lexical.ancestors().skip(1)).all(roots_alone) {
-        return Err(Error::Link { path: path.to_owned() });
-    }
-    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
-    openat2(AT_FDCWD, &real, how).map(|file| Some(file.into())).map_err(|errno| failed(errno.into()))
-}
-
-fn roots_alone(directory: &Path) -> bool {
-    fs::symlink_metadata(directory)
-        .is_ok_and(|seen| seen.uid() == 0 && (seen.is_symlink() || seen.mode() & 0o022 == 0))
 }
 
 /// Never more than [`MAX_FILE`], never longer than [`SILENCE`] for each piece.
@@ -281,7 +259,7 @@ mod tests {
         let there = path.clone();
         let writer = std::thread::spawn(move || fs::write(there, "kind: Y\n").unwrap());
         // A pipe opened without waiting may have no writer yet, which poll(2) waits for.
-        assert_eq!(read_argument(&path).unwrap(), b"kind: Y\n");
+        assert_eq!(read_argument(&path).unwrap().0, b"kind: Y\n");
         writer.join().unwrap();
     }
 

@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -21,8 +21,9 @@ use u7s_sys::enter::Ids;
 use u7s_sys::memfd::{Reader, writable};
 
 use super::error::Error;
-use super::files::{LOCAL, MAX_FILE, SHARED, is_own_descriptor, open_directory};
+use super::files::{LOCAL, MAX_FILE, SHARED, open_directory};
 use super::user::as_user;
+use crate::files::{is_own_descriptor, proc_path};
 
 /// The same directory inside and outside, and the node's user's: names in it need nothing.
 const SAME: &str = "/etc/kubernetes";
@@ -118,7 +119,7 @@ impl Tree {
         }
         let before = match open_directory(&path)? {
             Some(directory) => {
-                items(&proc_path(&directory)).map_err(|source| Error::File { path: path.clone(), source })?
+                items(&directory).map_err(|source| Error::File { path: path.clone(), source })?
             }
             None => Vec::new(),
         };
@@ -138,7 +139,9 @@ impl Tree {
     /// # Errors
     /// `Deliver`, `Link`; `Child`: the copy cannot be read.
     pub(crate) fn deliver(&self) -> Result<(), Error> {
-        let after = as_user(&self.user, LOCAL, || items(&self.staged).map_err(|error| error.to_string()))?;
+        let after = as_user(&self.user, LOCAL, || {
+            File::open(&self.staged).and_then(|staged| items(&staged)).map_err(|error| error.to_string())
+        })?;
         let after = after.map_err(|reason| Error::Child { uid: self.user.uid, reason })?;
         // The node's user wrote this list: what it may name is judged again.
         let made: Vec<Item> =
@@ -185,36 +188,40 @@ fn fits(name: &[u8]) -> bool {
 }
 
 /// The files that [`fits`] in a directory and in the one below it; links are left out.
-fn items(directory: &Path) -> io::Result<Vec<Item>> {
+///
+/// All is opened from the descriptor: its owner may put a link in the place of the one below at any time.
+fn items(directory: &File) -> io::Result<Vec<Item>> {
     let mut items = Vec::new();
-    for (below, place) in [("", directory.to_owned()), ("etcd/", directory.join(BELOW))] {
-        let entries = match fs::read_dir(&place) {
-            Err(_) if !below.is_empty() => continue,
-            entries => entries?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            let name = [below.as_bytes(), entry.file_name().as_bytes()].concat();
-            if !fits(&name) || !entry.file_type()?.is_file() {
-                continue;
-            }
-            let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
-            let file =
-                OpenOptions::new().read(true).custom_flags(flags).open(place.join(entry.file_name()))?;
-            let mode = file.metadata()?.mode() & 0o777;
-            let mut bytes = Vec::new();
-            file.take(LONGEST + 1).read_to_end(&mut bytes)?;
-            if bytes.len() as u64 > LONGEST {
-                let name = String::from_utf8_lossy(&name).into_owned();
-                return Err(io::Error::other(format!("{name} is larger than {LONGEST} bytes")));
-            }
-            items.push(Item { name, mode, bytes });
-            if items.len() > MOST {
-                return Err(io::Error::other(format!("it holds more than {MOST} files")));
-            }
-        }
+    items_in(directory, "", &mut items)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    if let Ok(below) = openat(directory, BELOW, flags, Mode::empty()) {
+        items_in(&below.into(), "etcd/", &mut items)?;
     }
     Ok(items)
+}
+
+fn items_in(directory: &File, below: &str, items: &mut Vec<Item>) -> io::Result<()> {
+    for entry in fs::read_dir(proc_path(directory))? {
+        let entry = entry?;
+        let name = [below.as_bytes(), entry.file_name().as_bytes()].concat();
+        if !fits(&name) || !entry.file_type()?.is_file() {
+            continue;
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(directory, entry.file_name().as_os_str(), flags, Mode::empty())?);
+        let mode = file.metadata()?.mode() & 0o777;
+        let mut bytes = Vec::new();
+        file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > LONGEST {
+            let name = String::from_utf8_lossy(&name).into_owned();
+            return Err(io::Error::other(format!("{name} is larger than {LONGEST} bytes")));
+        }
+        items.push(Item { name, mode, bytes });
+        if items.len() > MOST {
+            return Err(io::Error::other(format!("it holds more than {MOST} files")));
+        }
+    }
+    Ok(())
 }
 
 fn write_items(directory: &Path, items: &[Item]) -> io::Result<()> {
@@ -287,11 +294,6 @@ fn write_at(directory: &File, item: &Item) -> io::Result<()> {
     file.sync_all()
 }
 
-fn proc_path(directory: &File) -> PathBuf {
-    use std::os::fd::AsRawFd;
-    format!("/proc/self/fd/{}", directory.as_raw_fd()).into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,7 +338,7 @@ mod tests {
         fs::set_permissions(target.join("ca.key"), fs::Permissions::from_mode(0o640)).unwrap();
         place(&target, &[item("ca.key", "")], &nobody_here(), false).unwrap();
         assert_eq!((mode("ca.key"), fs::read(target.join("ca.key")).unwrap()), (0o640, Vec::new()));
-        assert_eq!(items(&target).unwrap().len(), 2);
+        assert_eq!(items(&File::open(&target).unwrap()).unwrap().len(), 2);
     }
 
     #[test]
@@ -358,7 +360,10 @@ mod tests {
     fn a_file_that_is_no_certificate_by_its_size_is_named() {
         let dir = tempfile::tempdir().unwrap();
         File::create(dir.path().join("huge.crt")).unwrap().set_len(LONGEST + 1).unwrap();
-        assert_eq!(items(dir.path()).unwrap_err().to_string(), "huge.crt is larger than 65536 bytes");
+        assert_eq!(
+            items(&File::open(dir.path()).unwrap()).unwrap_err().to_string(),
+            "huge.crt is larger than 65536 bytes"
+        );
     }
 
     #[test]

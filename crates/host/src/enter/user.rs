@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,6 +17,9 @@ use u7s_sys::enter::{Ids, drop_for_good, fork_copy};
 use u7s_sys::{fork, pidfd};
 
 use super::error::Error;
+use super::files::LOCAL;
+use crate::error::chain;
+use crate::files::Author;
 
 /// The longest result that is read, bytes.
 const MAX_RESULT: u64 = 1 << 20;
@@ -50,6 +54,28 @@ pub fn as_user<T: Serialize + DeserializeOwned>(
         }
         (Ok(bytes), _) => Err(failed(String::from_utf8_lossy(&bytes).into_owned())),
     }
+}
+
+/// Does `work`, which reads what `path` names, with the rights that whoever named it has.
+///
+/// A name of somebody else's is followed as the node's `user`: else he could have root read any file and hand it to him.
+/// A relative name means the caller's directory in both cases. What `work` gives may have at most a MiB then, as JSON.
+///
+/// # Errors
+/// Those of `work`; `Foreign`: the user cannot read it.
+pub(crate) fn as_author<T: Serialize + DeserializeOwned, E: std::error::Error + From<Error>>(
+    author: Author,
+    user: &UserFact,
+    path: &Path,
+    work: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<T, E> {
+    if author == Author::Root || !geteuid().is_root() {
+        return work(path);
+    }
+    let foreign = |reason| Error::Foreign { path: path.to_owned(), uid: user.uid, reason };
+    let whole = std::path::absolute(path).map_err(|error| foreign(error.to_string()))?;
+    let done = as_user(user, LOCAL, || work(&whole).map_err(|error| chain(&error)))?;
+    done.map_err(|reason| foreign(reason).into())
 }
 
 /// The child's part: exit status 0 and a result, or another status and a sentence.

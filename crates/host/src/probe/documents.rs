@@ -1,11 +1,16 @@
-//! Files that root named on kubeadm's command line: `--config` and `--patches`.
+//! Files that root named on kubeadm's command line, `--config` and `--patches`, and those that such a document names.
 
+use std::fs::FileType;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use u7s_plan::facts::UserFact;
 use u7s_plan::node::{self, NodeSpec};
 
+use crate::enter::as_author;
 use crate::error::Error;
-use crate::files;
+use crate::files::{self, Author};
 
 /// The most files that a patches directory may hold.
 const MOST: usize = 100;
@@ -15,13 +20,30 @@ pub type Patch = (String, String);
 
 /// Text of the file that `--config` names: a regular file of at most 1 MiB.
 ///
-/// Links are followed: root named the path. A FIFO is refused without waiting for its writer.
+/// Links are followed where root alone may change them. A FIFO is refused without waiting for its writer.
 ///
 /// # Errors
-/// `Read`, `NotRegular`, `TooLarge`, `NotText`.
+/// `Enter` with its `Link`, `Read`, `NotRegular`, `TooLarge`, `NotText`.
 pub fn document(path: &Path) -> Result<String, Error> {
-    let bytes = files::read_named(path, files::LIMIT)?;
-    String::from_utf8(bytes).map_err(|_| Error::NotText { path: path.to_owned() })
+    authored(path).map(|(text, _)| text)
+}
+
+/// As [`document`], with whose word it is: that decides about the files that it names itself.
+///
+/// # Errors
+/// As [`document`].
+pub fn authored(path: &Path) -> Result<(String, Author), Error> {
+    let (bytes, author) = files::read_told(path, files::LIMIT)?;
+    let text = String::from_utf8(bytes).map_err(|_| Error::NotText { path: path.to_owned() })?;
+    Ok((text, author))
+}
+
+/// As [`document`], of a file that a document of this author names; `user` is the node's.
+///
+/// # Errors
+/// As [`document`]; `Enter` with its `Foreign`: it is read as the user, who cannot.
+pub fn document_of(path: &Path, author: Author, user: &UserFact) -> Result<String, Error> {
+    as_author(author, user, path, document)
 }
 
 /// The node's specification as init wrote it; `None` before init and after reset.
@@ -37,28 +59,45 @@ pub fn node() -> Result<Option<NodeSpec>, Error> {
     read.map(Some).map_err(|source| Error::Node { path: path.to_owned(), source: source.into() })
 }
 
-/// All regular files of the directory that `--patches` names, in the order of their names.
+/// All regular files of the directory of patches that this author names, in the order of their names.
 ///
 /// Directories and other things in it are left out, as kubeadm leaves out what it does not know.
 ///
 /// # Errors
-/// `Read` for the directory, `TooManyFiles`, and those of [`document`].
-pub fn patches(dir: &Path) -> Result<Vec<Patch>, Error> {
+/// `Read` for the directory, `TooManyFiles`, and those of [`document_of`].
+pub fn patches(dir: &Path, author: Author, user: &UserFact) -> Result<Vec<Patch>, Error> {
+    as_author(author, user, dir, all_patches)
+}
+
+fn all_patches(dir: &Path) -> Result<Vec<Patch>, Error> {
     let failed = |source| Error::Read { path: dir.to_owned(), source };
+    let held = files::open_told(dir, OFlag::O_DIRECTORY).map_err(|errno| files::refused(dir, errno))?;
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
+    for entry in std::fs::read_dir(files::proc_path(&held)).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        if !entry.path().is_file() {
+        let path = dir.join(entry.file_name());
+        if !is_patch(&path, entry.file_type().map_err(failed)?)? {
             continue;
         }
-        let name = entry.file_name().into_string().map_err(|_| Error::NotText { path: entry.path() })?;
-        names.push(name);
+        names.push(entry.file_name().into_string().map_err(|_| Error::NotText { path })?);
         if names.len() > MOST {
             return Err(Error::TooManyFiles { path: dir.to_owned(), limit: MOST });
         }
     }
     names.sort();
     names.into_iter().map(|name| document(&dir.join(&name)).map(|text| (name, text))).collect()
+}
+
+/// A regular file, or a link to one: that it may be followed is judged before its target is looked at.
+fn is_patch(path: &Path, kind: FileType) -> Result<bool, Error> {
+    if !kind.is_symlink() {
+        return Ok(kind.is_file());
+    }
+    match files::open_told(path, OFlag::O_PATH) {
+        Ok(target) => Ok(target.metadata().is_ok_and(|seen| seen.is_file())),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(files::refused(path, errno)),
+    }
 }
 
 #[cfg(test)]
@@ -96,8 +135,9 @@ mod tests {
         fs::write(dir.path().join("etcd0.json"), "a").unwrap();
         fs::create_dir(dir.path().join("sub")).unwrap();
         nix::unistd::mkfifo(&dir.path().join("pipe"), Mode::from_bits_truncate(0o600)).unwrap();
-        let found = patches(dir.path()).unwrap();
+        let found = patches(dir.path(), Author::Root, &UserFact::default()).unwrap();
         assert_eq!(found, [("etcd0.json".into(), "a".into()), ("etcd1.json".into(), "b".into())]);
-        assert!(matches!(patches(&dir.path().join("none")), Err(Error::Read { .. })));
+        let none = patches(&dir.path().join("none"), Author::Root, &UserFact::default());
+        assert!(matches!(none, Err(Error::Read { .. })));
     }
 }

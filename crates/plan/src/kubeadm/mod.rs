@@ -35,6 +35,7 @@ mod slow;
 pub use error::Error;
 pub use join::{discovery_file, join};
 pub use merge::{merge, patches_directory, phase};
+pub use patches::passed_over;
 
 /// Directory of the flex volume plugins: the default lies under `/usr`, where a rootless node cannot write.
 pub const VOLUME_PLUGINS: &str = "/var/lib/kubelet/volumeplugins";

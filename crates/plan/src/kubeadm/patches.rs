@@ -20,7 +20,15 @@ const TARGETS: [&str; 6] = [
     "corednsdeployment",
 ];
 
+/// The user's files that kubeadm would pass over, by name.
+#[must_use]
+pub fn passed_over(files: &[(String, String)]) -> Vec<&str> {
+    files.iter().map(|(name, _)| name.as_str()).filter(|name| target(name) == Ok(None)).collect()
+}
+
 /// The files of our patches directory: the user's, sorted by name as kubeadm applies them, and our own.
+///
+/// What kubeadm would pass over is left out: the node has no use for it.
 ///
 /// `kubelet` is the user's KubeletConfiguration, the first fragment that ours must agree with; `manager`: the controller manager
 /// gets a directory of flex volumes that this node can make, whatever its cluster says.
@@ -29,11 +37,12 @@ pub(super) fn files(
     kubelet: Option<Fragment>,
     manager: bool,
 ) -> Result<Vec<(String, String)>, Error> {
-    let mut files = input.user_patches.clone();
-    files.sort();
+    let mut given: Vec<_> = input.user_patches.iter().collect();
+    given.sort();
+    let mut files = Vec::new();
     let mut fragments: Vec<Fragment> = kubelet.into_iter().collect();
     let mut names = BTreeSet::new();
-    for (name, text) in &files {
+    for (name, text) in given {
         let refuse = |why: &str| Error::Patch { file: name.escape_debug().to_string(), why: why.to_owned() };
         if name.is_empty() || name.contains(['/', '\0']) || name == "." || name == ".." {
             return Err(refuse("not the name of a file"));
@@ -48,6 +57,7 @@ pub(super) fn files(
             }
             fragments.extend(read(name, text, kind)?);
         }
+        files.push((name.clone(), text.clone()));
     }
     files.push((kubelet::PATCH.to_owned(), kubelet::patch(&input.node, &fragments)?));
     if manager {
@@ -148,9 +158,11 @@ mod tests {
             (".json", Ok(None)),
             ("kubelet.yaml", Ok(None)),
         ];
+        let files = cases.clone().map(|(name, _)| (name.to_owned(), String::new()));
         for (name, expected) in cases {
             assert_eq!(target(name), expected, "{name}");
         }
         assert!(target("etcd+foo.json").is_err() && target("etcd+.json").is_err());
+        assert_eq!(passed_over(&files), ["kubeletconfiguration.yml", "README", ".json", "kubelet.yaml"]);
     }
 }

@@ -1,6 +1,8 @@
 //! What root does in trees that another user controls: one process, one thread, since the work is done by a copy of it.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a test")]
 
+mod told;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
@@ -18,13 +20,14 @@ const ID: u32 = 65534;
 
 fn main() {
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
-    let trials = vec![
+    let own = vec![
         Trial::test("s7_a_step_of_the_user_is_done_as_the_user_and_undone", as_the_user),
         Trial::test("s7_a_link_planted_by_the_user_leads_nobody_out", planted),
         Trial::test("s7_a_racing_user_cannot_lead_root_out_of_its_tree", raced),
         Trial::test("what_the_user_left_in_a_directory_that_is_roots_again_is_named", left_behind),
         Trial::test("a_tree_of_several_owners_is_removed_by_root", several_owners),
     ];
+    let trials = own.into_iter().chain(told::trials()).collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
 
