@@ -12,6 +12,7 @@ use crate::world::{Bare, Check, World, exits, holds, kubeadm, note, wants};
 pub(crate) const TESTS: &[Listed] = &[
     ("firewall::the_hosts_own_rules_stay_and_what_they_drop_is_named", own_rules_stay),
     ("firewall::s17_loopback_and_metadata_are_refused_at_once", s17_refused_at_once),
+    ("firewall::f27_a_stub_resolver_that_answers_loopback_only_answers_the_node", f27_a_stub_resolver),
     ("firewall::the_list_bounds_what_the_node_reaches", the_list_bounds),
     ("firewall::the_table_comes_back_with_the_unit", the_table_comes_back),
     ("firewall::reset_takes_the_table_and_nothing_else", reset_takes_the_table),
@@ -62,7 +63,11 @@ impl Walled {
         for address in ["127.0.0.1:8000", &format!("{OTHER}:8000"), &format!("{OTHER}:8001")] {
             listeners.push(node.spawn(&answering(address))?);
         }
-        listeners.push(node.spawn(&["socat", "UDP4-LISTEN:53,bind=127.0.0.53,fork", "PIPE"])?);
+        // As systemd-resolved: who does not ask from loopback is not answered.
+        for kind in ["UDP4-LISTEN", "TCP4-LISTEN"] {
+            let stub = format!("{kind}:53,bind=127.0.0.53,range=127.0.0.0/8,fork");
+            listeners.push(node.spawn(&["socat", &stub, "PIPE"])?);
+        }
         for address in [METADATA, FAR] {
             cloud.command(&["ip", "addr", "add", &format!("{address}/32"), "dev", "eth0"]).ok()?;
             node.sh(&format!("ip route add {address}/32 dev eth0"))?;
@@ -161,11 +166,19 @@ fn s17_refused_at_once(world: &World) -> Check {
     // The gateway stands for the host's loopback in slirp4netns.
     let (gateway, _) = walled.ask(From::Pod, "10.41.0.2:8000")?;
     holds(!gateway.ok(), format!("{gateway}"))?;
-    let script = "echo through the stub | socat -T3 - UDP4:10.41.0.3:53";
-    wants(&cluster.inside(&["sh", "-c", script])?, "through the stub")?;
     let user = cluster.node().command(&["kubectl", "get", "nodes", "-o", "name"]).user("u7s-admin");
     let home = "/var/lib/u7s-admin/.kube/config";
     wants(&user.env("KUBECONFIG", home).env("KUBECACHEDIR", "/dev/shm/kube-user").run()?, "node/walled")
+}
+
+/// slirp4netns asked with the node's address, and was not answered: no name outside of the cluster was known in it.
+fn f27_a_stub_resolver(world: &World) -> Check {
+    let cluster = &world.walled()?.cluster;
+    for kind in ["UDP4", "TCP4"] {
+        let script = format!("echo through the stub | socat -T3 - {kind}:10.41.0.3:53");
+        wants(&cluster.inside(&["sh", "-c", &script])?, "through the stub")?;
+    }
+    Ok(())
 }
 
 fn the_list_bounds(world: &World) -> Check {

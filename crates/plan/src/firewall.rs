@@ -1,7 +1,8 @@
 //! The host's nft table `inet u7s`: what the node's user may open connections to.
 //!
 //! Everything of the node leaves the host by sockets of its user (slirp4netns, the forwarder), so that one chain in the
-//! output hook sees it all. The table only refuses: it accepts nothing that a rule of the host would drop.
+//! output hook sees it all. The table only refuses: it accepts nothing that a rule of the host would drop. One rule beside
+//! that chain gives questions to a stub resolver on loopback the sender that it answers.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +41,13 @@ const METADATA_V6: [&str; 3] = ["fd00:ec2::/32", "fd20:ce::254", "fe80::a9fe:a9f
 /// judges what the sender asked for.
 const PRIORITY: i64 = -150;
 
+/// Where senders are changed. Source: nft(8), standard priority names, srcnat.
+const SENDERS: i64 = 100;
+
+/// Chains with a hook: name, type, hook and priority.
+const HOOKED: [(&str, &str, &str, i64); 2] =
+    [("output", "filter", "output", PRIORITY), ("resolver", "nat", "postrouting", SENDERS)];
+
 /// The most name servers of resolv.conf that count. Source: resolv.conf(5), MAXNS.
 const MOST_SERVERS: usize = 3;
 
@@ -60,6 +68,7 @@ pub struct Table {
 pub fn table(config: &Firewall, node: &NodeSpec, resolv_conf: &str, known: bool) -> Table {
     let mut lines = vec![("output", format!("meta skuid {} jump node", users(node, known)))];
     lines.extend(node_chain(config, node, resolv_conf).into_iter().map(|line| ("node", line)));
+    lines.push(("resolver", format!("meta skuid {} {STUB}", users(node, known))));
     lines.push(("refuse", "meta l4proto tcp reject with tcp reset".into()));
     lines.push(("refuse", "reject with icmpx admin-prohibited".into()));
     assemble(&lines)
@@ -101,6 +110,13 @@ fn node_chain(config: &Firewall, node: &NodeSpec, resolv_conf: &str) -> Vec<Stri
     }
     lines
 }
+
+/// slirp4netns asks with the node's address, and systemd-resolved, like others that serve loopback, drops all that does not
+/// come from there.
+///
+/// Source: systemd, resolved-dns-stub.c, dns_stub_process_query.
+const STUB: &str =
+    "oifname lo ip daddr 127.0.0.0/8 meta l4proto { tcp, udp } th dport 53 snat ip to 127.0.0.1";
 
 /// Questions to a name server.
 const DNS: &str = "meta l4proto { tcp, udp } th dport 53";
@@ -189,8 +205,8 @@ fn assemble(lines: &[(&'static str, String)]) -> Table {
     let mut rules = Vec::new();
     for chain in CHAINS {
         let _ = writeln!(text, "\tchain {chain} {{");
-        if chain == "output" {
-            let _ = writeln!(text, "\t\ttype filter hook output priority {PRIORITY}; policy accept;");
+        if let Some((_, kind, hook, priority)) = HOOKED.iter().find(|(name, ..)| *name == chain) {
+            let _ = writeln!(text, "\t\ttype {kind} hook {hook} priority {priority}; policy accept;");
         }
         for (_, line) in lines.iter().filter(|(of, _)| *of == chain) {
             let comment = format!("u7s {digest:016x} {}", rules.len() + 1);
@@ -204,7 +220,7 @@ fn assemble(lines: &[(&'static str, String)]) -> Table {
 }
 
 /// Chains in the order in which they are made.
-const CHAINS: [&str; 3] = ["refuse", "node", "output"];
+const CHAINS: [&str; 4] = ["refuse", "node", "output", "resolver"];
 
 /// FNV-1a, 64 bits: it tells one table of ours from another, nobody is to be kept from making an equal one.
 fn digest(lines: &[(&'static str, String)]) -> u64 {
@@ -243,14 +259,18 @@ impl Table {
         let mut chains: Vec<&str> = of("chain").filter_map(|chain| chain["name"].as_str()).collect();
         chains.sort_unstable();
         let hooked = of("chain").filter(|chain| !chain["hook"].is_null());
-        same && !dormant && chains == ["node", "output", "refuse"] && hooked.map(in_force).eq([true])
+        same && !dormant
+            && chains == ["node", "output", "refuse", "resolver"]
+            && hooked.map(in_force).eq([true; 2])
     }
 }
 
 fn in_force(chain: &Value) -> bool {
-    chain["name"] == "output"
-        && chain["type"] == "filter"
-        && chain["hook"] == "output"
-        && chain["prio"] == PRIORITY
-        && chain["policy"] == "accept"
+    HOOKED.iter().any(|(name, kind, hook, priority)| {
+        chain["name"] == *name
+            && chain["type"] == *kind
+            && chain["hook"] == *hook
+            && chain["prio"] == *priority
+            && chain["policy"] == "accept"
+    })
 }

@@ -67,6 +67,7 @@ fn listing(table: &Table) -> Value {
             chain = name;
             objects.push(match name {
                 "output" => json!({"chain": {"name": name, "type": "filter", "hook": "output", "prio": -150, "policy": "accept"}}),
+                "resolver" => json!({"chain": {"name": name, "type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"}}),
                 _ => json!({"chain": {"name": name}}),
             });
         } else if let Some((_, comment)) = line.split_once(" comment ") {

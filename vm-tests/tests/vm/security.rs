@@ -1,4 +1,4 @@
-//! What the node's processes and its worst pod can do to the machine: nothing (S1, S2, S3, S16, S17, S20, S28, S42).
+//! What the node's processes and its worst pod can do to the machine: nothing (S1, S2, S3, S16, S17, S20, S28, S42, F27).
 
 use crate::Listed;
 use crate::world::{Check, Cluster, SOON, World, holds, note};
@@ -13,7 +13,17 @@ pub(crate) const TESTS: &[Listed] = &[
         "security::s28_an_ordinary_container_cannot_write_cgroups",
         s28_an_ordinary_container_cannot_write_cgroups,
     ),
+    ("security::f27_the_hosts_stub_resolver_answers_the_node", f27_the_hosts_stub_resolver_answers_the_node),
 ];
+
+/// Asks a name server for the address of localhost, which every one knows by itself (RFC 6761, section 6.3).
+const QUESTION: &str = r#"
+    use IO::Socket::INET;
+    my $socket = IO::Socket::INET->new(PeerAddr => $ARGV[0], PeerPort => 53, Proto => "udp") or die $!;
+    $socket->send("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x09localhost\x00\x00\x01\x00\x01");
+    alarm 60;
+    $socket->recv(my $answer, 512);
+    print unpack("H*", $answer);"#;
 
 const UNIT: &str = "/sys/fs/cgroup/system.slice/u7s.service";
 
@@ -241,4 +251,16 @@ fn s28_an_ordinary_container_cannot_write_cgroups(world: &World) -> Check {
         holds(!run.ok(), format!("not refused: {attempt}: {run}"))?;
     }
     cluster.kubectl(&["delete", "pod", "plain", "--wait"]).map(drop)
+}
+
+/// systemd-resolved drops what does not come from loopback; slirp4netns asks it with the node's address.
+fn f27_the_hosts_stub_resolver_answers_the_node(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    wants_localhost(&cluster.vm.ok(&["perl", "-e", QUESTION, "127.0.0.53"])?)?;
+    wants_localhost(&cluster.vm.ok(&["u7s", "shell", "--", "perl", "-e", QUESTION, "10.41.0.3"])?)
+}
+
+fn wants_localhost(answer: &str) -> Check {
+    // Our number, and 127.0.0.1 as the record's data.
+    holds(answer.starts_with("1234") && answer.contains("00047f000001"), format!("answered: {answer}"))
 }
