@@ -1,4 +1,4 @@
-//! What the administrator, systemd or a stuck process does to a node that runs (F5, F6, F9, F14 to F17).
+//! What the administrator, systemd or a stuck process does to a node that runs (F5, F6, F9, F14, F15, F17).
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,6 @@ pub(crate) const TESTS: &[Listed] = &[
     ("faults::f9_a_stopped_supervisor_is_replaced", f9_a_stopped_supervisor_is_replaced),
     ("faults::f14_f17_systemd_is_told_to_reload", f14_f17_systemd_is_told_to_reload),
     ("faults::f15_a_node_runs_and_heals_without_the_bus", f15_a_node_runs_and_heals_without_the_bus),
-    (
-        "faults::f16_the_end_of_the_users_sessions_is_not_the_nodes",
-        f16_the_end_of_the_users_sessions_is_not_the_nodes,
-    ),
     ("faults::restart_and_kill_by_systemctl", restart_and_kill_by_systemctl),
 ];
 
@@ -185,29 +181,6 @@ fn healed_without_the_bus(cluster: &Cluster, supervisor: &str) -> Check {
     }
     cluster.converge()?;
     holds(pid(cluster, SUPERVISOR)? == supervisor, "the supervisor is another one")
-}
-
-/// The node has a user without a session, a manager or lingering: with them, their end must be nothing to it.
-fn f16_the_end_of_the_users_sessions_is_not_the_nodes(world: &World) -> Check {
-    let cluster = world.cluster()?;
-    let (supervisor, processes) = (pid(&cluster, SUPERVISOR)?, containers(&cluster)?);
-    let manager = format!("user@{}.service", cluster.vm.ok(&["id", "-u", "u7s-admin"])?);
-    cluster.vm.ok(&["loginctl", "enable-linger", "u7s-admin"])?;
-    cluster.vm.until(SOON, "the user's manager", |vm| {
-        let state = vm.exec(&["systemctl", "is-active", &manager]).map_err(|error| error.to_string())?;
-        if state.ok() { Ok(()) } else { Err(state.stdout) }
-    })?;
-    cluster.vm.ok(&["loginctl", "disable-linger", "u7s-admin"])?;
-    cluster.vm.ok(&["loginctl", "terminate-user", "u7s-admin"])?;
-    cluster.vm.until(SOON, "the end of the user's manager", |vm| {
-        let state = vm.exec(&["systemctl", "is-active", &manager]).map_err(|error| error.to_string())?;
-        if state.ok() { Err(state.stdout) } else { Ok(()) }
-    })?;
-    cluster.converge()?;
-    holds(
-        pid(&cluster, SUPERVISOR)? == supervisor && containers(&cluster)? == processes,
-        "the node was rebuilt",
-    )
 }
 
 fn restart_and_kill_by_systemctl(world: &World) -> Check {
