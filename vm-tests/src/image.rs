@@ -105,7 +105,9 @@ impl Image {
 /// A `/dev/kvm` that can be opened proves nothing: some make machines and cannot run an unmodified kernel in them. So
 /// one without a disk is booted; it panics for want of a root file system and, told so, ends QEMU.
 fn accelerator(emulator: &Path, kernel: Option<&Path>) -> &'static str {
-    const EMULATION: &str = "-accel tcg,thread=multi -cpu max,la57=off"; // five levels of page tables boot slowly
+    // Five levels of page tables boot slowly. A start of the control plane alone fills QEMU's own 1 GiB of translated code,
+    // and all of it is thrown away then; 2 GiB is the most that its jumps reach.
+    const EMULATION: &str = "-accel tcg,thread=multi,tb-size=2047 -cpu max,la57=off,erms=off,fsrm=off";
     const HARDWARE: &str = "-accel kvm -cpu host";
     let (Some(kernel), true) = (kernel, Path::new("/dev/kvm").exists()) else { return EMULATION };
     let [program, kernel] =

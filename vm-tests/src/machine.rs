@@ -204,7 +204,7 @@ impl Vm {
         let mut all: Vec<String> = words.iter().flat_map(|line| line.split(' ')).map(String::from).collect();
         let (kernel, initrd) = self.image.kernel(&options.kernel);
         let append = format!(
-            "console=ttyS0 root=/dev/vda rw quiet panic=5 mitigations=off systemd.show_status=0 {}",
+            "console=ttyS0 root=/dev/vda rw quiet panic=5 mitigations=off highres=off nohz=off init_on_alloc=0 systemd.show_status=0 {}",
             options.append
         );
         let boot = ["-kernel".into(), kernel, "-initrd".into(), initrd, "-append".into(), append];

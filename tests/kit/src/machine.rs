@@ -7,8 +7,8 @@ use crate::kernels::{self, Kernel};
 use crate::store::{Job, Store};
 use crate::tree::{self, PACKAGES, SUITE};
 
-/// What a machine has more than a nested node.
-const MORE: &[&str] = &["udev", "systemd-resolved"];
+/// What a machine has more than a nested node; without the last one no manager of a user starts.
+const MORE: &[&str] = &["udev", "systemd-resolved", "libpam-systemd"];
 /// Raise it when this file makes something else of the same inputs.
 const REVISION: &str = "machine 2";
 

@@ -83,6 +83,26 @@ static void try_sysctl(const char *root, const char *key)
         close(fd);
 }
 
+/*
+ * A pid namespace has one of its own since Linux 6.14 (kernel/pid_namespace.c), and whoever owns it sets it. So another
+ * value is asked for, and whoever runs this looks whether the machine has it then.
+ */
+static void try_pid_max(void)
+{
+    static const char path[] = "/proc/sys/kernel/pid_max";
+    char value[32] = "";
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0 && read(fd, value, sizeof value - 1) > 0)
+        snprintf(value, sizeof value, "%ld", strtol(value, NULL, 10) - 1);
+    close(fd);
+    fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, value, strlen(value)) < 0)
+        tell("sysctl /proc/sys/kernel/pid_max", -1);
+    else
+        puts("sysctl /proc/sys/kernel/pid_max: a namespace's own");
+    close(fd);
+}
+
 static void try_mount(const char *source)
 {
     static const char *const points[] = {"/mnt", "/tmp"};
@@ -297,12 +317,13 @@ static void sysctls(void)
 {
     static const char *const keys[] = {
         "kernel/core_pattern", "kernel/sysrq", "kernel/panic", "kernel/modprobe", "kernel/poweroff_cmd",
-        "kernel/dmesg_restrict", "kernel/kptr_restrict", "kernel/perf_event_paranoid", "kernel/pid_max",
+        "kernel/dmesg_restrict", "kernel/kptr_restrict", "kernel/perf_event_paranoid",
         "vm/drop_caches", "vm/overcommit_memory", "vm/panic_on_oom", "vm/swappiness", "vm/mmap_min_addr",
         "fs/file-max", "fs/suid_dumpable", "fs/protected_symlinks", "kernel/keys/maxkeys",
     };
     for (unsigned i = 0; i < sizeof keys / sizeof *keys; i++)
         try_sysctl("/proc/sys", keys[i]);
+    try_pid_max();
     try_open("/proc/sysrq-trigger", O_WRONLY);
     try_open("/proc/kcore", O_RDONLY);
     try_open("/sys/kernel/mm/transparent_hugepage/enabled", O_WRONLY);

@@ -32,7 +32,7 @@ const CANARIES: [&str; 4] =
 
 /// What none of it may change, as the host sees it. The clock is beside it.
 const STATE: &str = "sha256sum /etc/passwd /etc/shadow /etc/u7s/node.json; ls /usr/bin /etc/systemd/system /run | sha256sum; \
-    cd /proc/sys; head -1 kernel/core_pattern kernel/sysrq kernel/modprobe kernel/panic vm/swappiness vm/overcommit_memory \
+    cd /proc/sys; head -1 kernel/core_pattern kernel/sysrq kernel/modprobe kernel/panic kernel/pid_max vm/swappiness vm/overcommit_memory \
     fs/suid_dumpable kernel/ctrl-alt-del user/max_user_namespaces; cat /proc/swaps; \
     find /sys/fs/cgroup -maxdepth 2 -name planted; cat /sys/fs/cgroup/system.slice/u7s.service/memory.max";
 

@@ -1,4 +1,4 @@
-//! What the administrator, systemd or a stuck process does to a node that runs (F5, F6, F9, F14, F15, F17).
+//! What the administrator, systemd or a stuck process does to a node that runs (F5, F6, F9, F14 to F17).
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,10 @@ pub(crate) const TESTS: &[Listed] = &[
     ("faults::f9_a_stopped_supervisor_is_replaced", f9_a_stopped_supervisor_is_replaced),
     ("faults::f14_f17_systemd_is_told_to_reload", f14_f17_systemd_is_told_to_reload),
     ("faults::f15_a_node_runs_and_heals_without_the_bus", f15_a_node_runs_and_heals_without_the_bus),
+    (
+        "faults::f16_the_end_of_the_users_sessions_is_not_the_nodes",
+        f16_the_end_of_the_users_sessions_is_not_the_nodes,
+    ),
     ("faults::restart_and_kill_by_systemctl", restart_and_kill_by_systemctl),
 ];
 
@@ -129,10 +133,10 @@ fn f14_f17_systemd_is_told_to_reload(world: &World) -> Check {
         cluster.vm.ok(&words)?;
         holds(cluster.vm.ok(&["systemctl", "is-active", "u7s"])? == "active", format!("after {words:?}"))?;
     }
-    let uid = cluster.vm.ok(&["id", "-u", "u7s-admin"])?;
-    let user = cluster.vm.exec(&["systemctl", "restart", &format!("user@{uid}.service")])?;
-    note(format!("restart of user@{uid}: {:?}", user.code()));
-    cluster.vm.exec(&["systemctl", "stop", &format!("user@{uid}.service")])?;
+    let manager = format!("user@{}.service", cluster.vm.ok(&["id", "-u", "u7s-admin"])?);
+    for verb in ["restart", "restart", "stop"] {
+        cluster.vm.command(&["systemctl", verb, &manager]).within(cluster.vm.speed().scale(SOON)).ok()?;
+    }
     cluster.converge()?;
     holds(
         pid(&cluster, SUPERVISOR)? == before && containers(&cluster)? == processes,
@@ -181,6 +185,30 @@ fn healed_without_the_bus(cluster: &Cluster, supervisor: &str) -> Check {
     }
     cluster.converge()?;
     holds(pid(cluster, SUPERVISOR)? == supervisor, "the supervisor is another one")
+}
+
+/// The node has a user without a session, a manager or lingering: with them, their end must be nothing to it.
+fn f16_the_end_of_the_users_sessions_is_not_the_nodes(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    let (supervisor, processes) = (pid(&cluster, SUPERVISOR)?, containers(&cluster)?);
+    let manager = format!("user@{}.service", cluster.vm.ok(&["id", "-u", "u7s-admin"])?);
+    let active = || cluster.vm.exec(&["systemctl", "is-active", &manager]).map_err(|error| error.to_string());
+    cluster.vm.ok(&["loginctl", "enable-linger", "u7s-admin"])?;
+    cluster.vm.until(SOON, "the user's manager", |_| {
+        let state = active()?;
+        if state.ok() { Ok(()) } else { Err(state.stdout) }
+    })?;
+    cluster.vm.ok(&["loginctl", "disable-linger", "u7s-admin"])?;
+    cluster.vm.ok(&["loginctl", "terminate-user", "u7s-admin"])?;
+    cluster.vm.until(SOON, "the end of the user's manager", |_| {
+        let state = active()?;
+        if state.ok() { Err(state.stdout) } else { Ok(()) }
+    })?;
+    cluster.converge()?;
+    holds(
+        pid(&cluster, SUPERVISOR)? == supervisor && containers(&cluster)? == processes,
+        "the node was rebuilt",
+    )
 }
 
 fn restart_and_kill_by_systemctl(world: &World) -> Check {

@@ -157,6 +157,9 @@ impl Cluster {
             note(format!("boot of {}: {:.1} s", saved.display(), vm.boot()?.as_secs_f64()));
             let mut cluster = Self { vm, init: None };
             cluster.or_evidence(Self::converge)?;
+            // Who held them is gone, and an emulated machine's leases last minutes.
+            let leases = ["kube-scheduler", "kube-controller-manager"];
+            cluster.kubectl(&[&["delete", "lease", "-n", "kube-system"], &leases[..]].concat())?;
             return Ok(cluster);
         }
         let vm = prepared(machine("cluster")?)?;
