@@ -63,6 +63,10 @@ pub(super) const TABLE: Table = &[
     ("a power cut from now on leaves all of the node", "с этого момента отключение питания узлу не повредит"),
     ("all is on disk", "всё на диске"),
     (
+        "the host went down while a key or certificate was written",
+        "хост остановился, пока записывался ключ или сертификат",
+    ),
+    (
         "the host went down while they were written: kubeadm writes them again",
         "хост остановился, пока они записывались: kubeadm запишет их снова",
     ),

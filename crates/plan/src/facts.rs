@@ -209,6 +209,8 @@ pub struct ClusterFact {
     pub finished: bool,
     /// Boot of an earlier run that was killed before what it wrote was on disk, from [`crate::host::UNSYNCED`].
     pub unsynced: Option<String>,
+    /// Keys and certificates of kubeadm's that are there; only looked for where `unsynced` says something.
+    pub pki: crate::pki::Seen,
 }
 
 impl Facts {

@@ -22,6 +22,7 @@ mod joining;
 mod phase;
 mod spec;
 mod steps;
+mod torn;
 
 pub use joining::join;
 pub use phase::phase;

@@ -27,6 +27,7 @@ pub mod nagios;
 pub mod need;
 pub mod node;
 pub mod oci;
+pub mod pki;
 pub mod preflight;
 pub mod redact;
 pub mod request;

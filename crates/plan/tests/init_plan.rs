@@ -231,13 +231,15 @@ fn f19_what_an_earlier_boot_left_half_written_goes_before_anything_uses_it() {
     let text = lines(&facts);
     assert_eq!(at(&text, "remove all that"), None, "a run that was killed left all in memory: {text}");
     facts.cluster.unsynced = Some("a".into());
+    facts.cluster.pki.extend([("sa.key".to_owned(), true), ("sa.pub".to_owned(), false)]);
     let text = lines(&facts);
     let order = [
         "stop u7s.service",
         "remove all that /var/lib/u7s-admin/node/containers holds",
-        "write /var/lib/u7s/unsynced",
         "start u7s.service",
+        "/usr/bin/rm -rf -- /etc/kubernetes/manifests/etcd.yaml",
         "/usr/bin/find",
+        "write /var/lib/u7s/unsynced",
         "/usr/bin/kubeadm init",
         "bring /var/lib/u7s-admin and /etc/kubernetes to disk",
         "remove /var/lib/u7s/unsynced",

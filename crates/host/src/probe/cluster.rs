@@ -7,6 +7,7 @@ use u7s_plan::control::{ComponentStatus, Status};
 use u7s_plan::facts::{ClusterFact, UserFact};
 use u7s_plan::host::{KUBERNETES_DIR, UNSYNCED};
 use u7s_plan::node::ComponentName;
+use u7s_plan::pki;
 
 use super::names;
 use crate::control::Client;
@@ -23,6 +24,9 @@ pub(crate) fn cluster(user: Option<&UserFact>, runs: bool, deadline: Duration) -
     let running = user.filter(|_| runs);
     let manifests = names(&dir.join("manifests")).into_iter().filter(|name| !name.starts_with('.'));
     let (admin_conf, kubelet_conf) = (there("admin.conf"), there("kubelet.conf"));
+    let unsynced = unsynced();
+    let content = |name: String| seen(&format!("{}/{name}", pki::DIR)).map(|file| (name, file.st_size > 0));
+    let pki = unsynced.iter().flat_map(|_| pki::names()).filter_map(content).collect();
     ClusterFact {
         admin_conf,
         kubelet_conf,
@@ -30,7 +34,8 @@ pub(crate) fn cluster(user: Option<&UserFact>, runs: bool, deadline: Duration) -
         api_ready: admin_conf && running.is_some_and(|user| api_ready(user, deadline)),
         begun: BEGUN.into_iter().any(own),
         finished: kubelet_conf && running.is_some_and(finished),
-        unsynced: unsynced(),
+        unsynced,
+        pki,
     }
 }
 

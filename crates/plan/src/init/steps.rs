@@ -19,7 +19,7 @@ use crate::preflight;
 use crate::step::{Action, Done, Owner, Phase, Plan, Step};
 use crate::subid;
 
-use super::spec;
+use super::{spec, torn};
 
 /// Mode that lets every user open the tap device, as udev sets it on most hosts.
 const TUN_MODE: u32 = 0o666;
@@ -39,7 +39,7 @@ pub(super) fn plan(
     if stays {
         files.iter_mut().for_each(keep);
     }
-    plan.push(Phase::Configure, torn(config, facts, node).into_iter().chain(files).collect());
+    plan.push(Phase::Configure, torn::begun(config, facts, node).into_iter().chain(files).collect());
     plan.push(Phase::Namespace, namespace(config, facts, stays));
     plan.push(Phase::Cluster, vec![cluster(config, facts, merged, discovery)]);
     if merged.role.api_port().is_some() {
@@ -247,26 +247,9 @@ fn namespace(config: &Config, facts: &Facts, stays: bool) -> Vec<Step> {
         seconds: 200 * u64::from(config.timeout_factor),
     };
     let mut steps = vec![Step::root(start, "network, CRI-O and all that is to come run in it")];
-    if facts.torn() && !facts.cluster.finished {
-        steps.push(without_content());
-    }
+    steps.extend(torn::cleared(facts));
     steps.extend(load_steps(&facts.preload));
     steps
-}
-
-/// kubeadm uses a certificate or kubeconfig that is there, and refuses an empty one.
-fn without_content() -> Step {
-    let argv =
-        ["/usr/bin/find", "/etc/kubernetes", "/var/lib/kubelet", "-xdev", "-type", "f", "-empty", "-delete"];
-    let run = Action::Run {
-        argv: argv.map(str::to_owned).into(),
-        config: None,
-        documents: Vec::new(),
-        secrets: Vec::new(),
-        done_when: None,
-        seconds: 60,
-    };
-    Step::inside(run, "the host went down while they were written: kubeadm writes them again")
 }
 
 fn load_steps(preload: &[PathBuf]) -> Vec<Step> {
@@ -349,30 +332,6 @@ fn cluster_network(config: &Config, facts: &Facts, merged: &Output, node: &NodeS
     Some(Step::inside(run, "flannel, the network of the cluster"))
 }
 
-/// A run that is cut off with the host says so to the next one, which is then without what may be there by name only.
-///
-/// etcd brings its data to disk itself, and so do we; CRI-O's layers and kubeadm's files wait in memory for up to half a minute.
-fn torn(config: &Config, facts: &Facts, node: &NodeSpec) -> Vec<Step> {
-    let mut steps = Vec::new();
-    if facts.cluster.finished {
-        return steps;
-    }
-    if facts.torn() {
-        let unit = host::UNIT.into();
-        let seconds = 120 * u64::from(config.timeout_factor);
-        steps.push(Step::root(Action::StopUnit { unit, seconds }, "its images may be without content"));
-        let path = host::tree(&node.user.home).join("containers");
-        let action = Action::RemoveTree { path, keep_root: true };
-        steps.push(Step::root(action, "the host went down while images were written"));
-    }
-    let text = format!("{}\n", facts.boot_id);
-    steps.push(Step::root(
-        write(host::UNSYNCED, 0o600, Owner::Root, text),
-        "what comes now is not on disk before the end",
-    ));
-    steps
-}
-
 /// Before the node starts with the host: then all of it is there.
 fn sync(config: &Config, facts: &Facts, node: &NodeSpec) -> Vec<Step> {
     if facts.cluster.finished && facts.cluster.unsynced.is_none() {
@@ -396,6 +355,6 @@ fn enable() -> Vec<Step> {
     ]
 }
 
-fn write(path: impl Into<PathBuf>, mode: u32, owner: Owner, text: String) -> Action {
+pub(super) fn write(path: impl Into<PathBuf>, mode: u32, owner: Owner, text: String) -> Action {
     Action::WriteFile { path: path.into(), mode, owner, text }
 }
