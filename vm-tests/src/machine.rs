@@ -203,6 +203,7 @@ impl Vm {
         ];
         let mut all: Vec<String> = words.iter().flat_map(|line| line.split(' ')).map(String::from).collect();
         let (kernel, initrd) = self.image.kernel(&options.kernel);
+        // Each timer that is programmed and each page that is cleared costs an emulated machine dearly.
         let append = format!(
             "console=ttyS0 root=/dev/vda rw quiet panic=5 mitigations=off highres=off nohz=off init_on_alloc=0 systemd.show_status=0 {}",
             options.append
