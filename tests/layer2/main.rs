@@ -20,3 +20,4 @@ mod pods;
 mod ports;
 mod proc;
 mod refusal;
+mod scarce;
