@@ -12,6 +12,7 @@
 
 mod bench;
 mod birth;
+mod busy;
 mod calls;
 mod control;
 mod death;

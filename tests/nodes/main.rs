@@ -31,6 +31,7 @@ mod services;
 mod strangers;
 mod traffic;
 mod troubles;
+mod uncovered;
 mod upgrade;
 mod world;
 
@@ -63,6 +64,7 @@ const GROUPS: [Group; 12] = [
             progress::TESTS,
             services::TESTS,
             posture::TESTS,
+            uncovered::TESTS,
             faults::TESTS,
             reset::TESTS,
             resume::TESTS,

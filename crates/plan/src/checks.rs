@@ -32,7 +32,7 @@ const fn check(id: &'static str, wants: &'static str, by: By) -> Check {
 }
 
 /// All of them, in the order in which `u7s check` shows them.
-pub const CHECKS: [Check; 48] = [
+pub const CHECKS: [Check; 50] = [
     check("KernelVersion", "Linux 5.15 or newer", By::Anybody),
     check("Systemd", "systemd 244 or newer answers", By::Anybody),
     check("Unit", "u7s.service is installed", By::Anybody),
@@ -58,6 +58,7 @@ pub const CHECKS: [Check; 48] = [
     ),
     check("KubeadmVersion", "kubeadm tells its version", By::Anybody),
     check("Hostname", "the host name can be a node's name", By::Anybody),
+    check("ResolvConf", "the host's /etc/resolv.conf is a file that the unit sees", By::Anybody),
     check("EtcdDataDir", "etcd's directory can be the node's own", By::Anybody),
     check("DefaultRoute", "a default route, so the node has an address", By::Anybody),
     check("PodCIDR", "the pod network is free", By::Anybody),
@@ -75,6 +76,7 @@ pub const CHECKS: [Check; 48] = [
     check("Namespace", "the node's namespaces run", By::Node),
     check("Supervisor", "the supervisor answers", By::Node),
     check("NetworkDriver", "slirp4netns serves the node's network", By::Node),
+    check("RunSpace", "the node's /run has room", By::Node),
     check("NodeAddress", "the host still has the node's address", By::Node),
     check("CRI", "CRI-O runs and answers", By::Node),
     check("Kubelet", "the kubelet runs", By::Node),
