@@ -163,20 +163,26 @@ pub fn needs(needs: &[Unmet]) {
 }
 
 fn complain(doing: &str, error: &Error) {
-    line(&format!("u7s: {doing}: {}", chain(error)));
+    complaint(doing, error).iter().for_each(|text| line(text));
+}
+
+/// The lines that tell of an error: what was being done and why not, what is unmet, hints.
+#[must_use]
+pub fn complaint(doing: &str, error: &Error) -> Vec<String> {
+    let mut lines = vec![format!("u7s: {doing}: {}", chain(error))];
     match error {
-        Error::Unmet(unmet) => needs(unmet),
-        Error::Reset(errors) => {
-            for error in errors {
-                line(&format!("  {}", chain(error)));
+        Error::Unmet(unmet) => {
+            for need in unmet {
+                lines.push(need.to_string());
+                lines.push(format!("hint: {}", need.remedy));
             }
         }
+        Error::Reset(errors) => lines.extend(errors.iter().map(|error| format!("  {}", chain(error)))),
         _ => {}
     }
     let joining = if doing == "join" && ended_inside(error) { JOINING } else { &[] };
-    for hint in joining.iter().copied().chain(hints(error)) {
-        line(&format!("hint: {hint}"));
-    }
+    lines.extend(joining.iter().copied().chain(hints(error)).map(|hint| format!("hint: {hint}")));
+    lines
 }
 
 /// What makes most joins fail, when kubeadm itself has said how.
@@ -213,7 +219,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Exit statuses of ux: 1 general, 2 preflight, 3 validation, 4 timeout; a program inside that failed keeps its own.
-fn code(error: &Error) -> u8 {
+#[must_use]
+pub fn code(error: &Error) -> u8 {
     match error {
         Error::Unmet(_) => PREFLIGHT,
         Error::Config(_) | Error::Yaml(_) | Error::Request(_) | Error::Usage(_) | Error::NotUtf8 { .. } => {
@@ -247,6 +254,9 @@ fn host_code(error: &u7s_host::Error) -> u8 {
 fn enter_code(error: &enter::Error) -> u8 {
     match error {
         enter::Error::Deadline { .. } | enter::Error::Control(control::Error::Deadline { .. }) => TIMEOUT,
+        enter::Error::Start { source: u7s_sys::enter::Failure::Late { .. }, .. } => TIMEOUT,
+        // As a shell tells of a signal.
+        enter::Error::Interrupted { signal, .. } => u8::try_from(128 + signal).unwrap_or(GENERAL),
         enter::Error::Link { .. } | enter::Error::Foreign { .. } => VALIDATION,
         _ => GENERAL,
     }
@@ -310,7 +320,10 @@ fn host_hints(error: &u7s_host::Error) -> Vec<&'static str> {
             "without bounds for pods: in /etc/u7s/config.toml, section [firewall]: enabled = false",
         ],
         Host::Node { .. } => vec!["kubeadm init    (again: it writes the file anew)"],
-        Host::Busy { .. } => vec!["wait until it ends; its pid is in /run/lock/u7s.lock"],
+        Host::NotOurs { .. } => {
+            vec!["rm what lies there, then the same command again: this program makes it anew"]
+        }
+        Host::Busy { .. } => vec!["wait until it ends; its pid is in /run/u7s.lock"],
         Host::Enter(enter::Error::Link { .. }) => LINK.to_vec(),
         Host::Enter(enter::Error::Foreign { .. }) => FOREIGN.to_vec(),
         Host::UnitFailed { .. } | Host::Control(_) | Host::Enter(_) => {

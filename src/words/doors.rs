@@ -51,9 +51,10 @@ pub(super) const TABLE: Table = &[
         "kubeadm init    (ещё раз: файл будет записан заново)",
     ),
     (
-        "wait until it ends; its pid is in /run/lock/u7s.lock",
-        "дождитесь его завершения; его pid в /run/lock/u7s.lock",
+        "rm what lies there, then the same command again: this program makes it anew",
+        "удалите (rm) то, что там лежит, и повторите ту же команду: программа создаст файл заново",
     ),
+    ("wait until it ends; its pid is in /run/u7s.lock", "дождитесь его завершения; его pid в /run/u7s.lock"),
     (
         "ls -l FILE    (where does it lead?), then name the file that is meant itself",
         "ls -l ФАЙЛ    (куда ведёт?), затем укажите сам нужный файл",

@@ -168,10 +168,10 @@ fn fifo_as_config(world: &World) -> Check {
 
 fn second_init_at_the_same_time(world: &World) -> Check {
     let bare = world.bare()?;
-    let holder = bare.node.spawn(&["flock", "/run/lock/u7s.lock", "sleep", "60"])?;
+    let holder = bare.node.spawn(&["flock", "/run/u7s.lock", "sleep", "60"])?;
     bare.node.until(Duration::from_secs(10), "the lock", |node| {
         let locked = node
-            .sh("flock -n /run/lock/u7s.lock true && echo free || echo held")
+            .sh("flock -n /run/u7s.lock true && echo free || echo held")
             .map_err(|error| error.to_string())?;
         if locked == "held" { Ok(()) } else { Err(locked) }
     })?;

@@ -20,6 +20,14 @@ pub enum Error {
         /// Which.
         path: PathBuf,
     },
+    /// Something of somebody else, or no plain file, lies where the lock is expected.
+    #[error("{path} is no lock of this program, but something of uid {uid}")]
+    NotOurs {
+        /// The lock's place.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
     /// Something else than a directory lies where a directory is expected.
     #[error("{path} is not a directory")]
     NotDirectory {
