@@ -229,8 +229,16 @@ pub fn code(error: &Error) -> u8 {
         Error::Host(error) => host_code(error),
         Error::Enter(error) => enter_code(error),
         Error::Control(control::Error::Deadline { .. }) => TIMEOUT,
+        Error::Reset(errors) => {
+            errors.iter().find_map(u7s_host::Error::interrupted).map_or(GENERAL, by_signal)
+        }
         _ => GENERAL,
     }
+}
+
+/// As a shell tells of a signal.
+fn by_signal(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(GENERAL)
 }
 
 fn host_code(error: &u7s_host::Error) -> u8 {
@@ -238,9 +246,7 @@ fn host_code(error: &u7s_host::Error) -> u8 {
     match error {
         Host::Step { source, .. } | Host::Left { source, .. } => host_code(source),
         Host::Inside { status: enter::Status::Exited(code), .. } => u8::try_from(*code).unwrap_or(GENERAL),
-        Host::Inside { status: enter::Status::Signaled(signal), .. } => {
-            u8::try_from(128 + signal).unwrap_or(GENERAL)
-        }
+        Host::Inside { status: enter::Status::Signaled(signal), .. } => by_signal(*signal),
         Host::Deadline { .. } | Host::Control(control::Error::Deadline { .. }) => TIMEOUT,
         Host::Enter(error) => enter_code(error),
         Host::NotText { .. }
@@ -255,8 +261,7 @@ fn enter_code(error: &enter::Error) -> u8 {
     match error {
         enter::Error::Deadline { .. } | enter::Error::Control(control::Error::Deadline { .. }) => TIMEOUT,
         enter::Error::Start { source: u7s_sys::enter::Failure::Late { .. }, .. } => TIMEOUT,
-        // As a shell tells of a signal.
-        enter::Error::Interrupted { signal, .. } => u8::try_from(128 + signal).unwrap_or(GENERAL),
+        enter::Error::Interrupted { signal, .. } => by_signal(*signal),
         enter::Error::Link { .. } | enter::Error::Foreign { .. } => VALIDATION,
         _ => GENERAL,
     }
@@ -281,6 +286,7 @@ fn hints(error: &Error) -> Vec<&'static str> {
         Error::Host(error) => host_hints(error),
         Error::Enter(enter::Error::Link { .. }) => LINK.to_vec(),
         Error::Enter(enter::Error::Foreign { .. }) => FOREIGN.to_vec(),
+        Error::Enter(error) if stands(error) => STANDS.to_vec(),
         Error::Control(_) | Error::Enter(_) => vec!["journalctl -u u7s.service -n 50"],
         Error::Config(_) => vec!["every key is explained in /etc/u7s/config.toml"],
         Error::NoRun => vec!["u7s check    (is this machine ready for one?)"],
@@ -289,6 +295,23 @@ fn hints(error: &Error) -> Vec<&'static str> {
         Error::Declined => vec!["kubeadm reset --force"],
         Error::Usage(_) => vec!["u7s --help"],
         _ => Vec::new(),
+    }
+}
+
+/// Something inside does not answer, and whoever asked it waits in the kernel.
+const STANDS: &[&str] = &[
+    "a file system inside the node does not answer: systemctl restart u7s.service    (ends what serves it)",
+    "cat /proc/PID/wchan    (where it waits); it ends with what it waits for",
+];
+
+fn stands(error: &enter::Error) -> bool {
+    use u7s_sys::enter::Failure;
+    match error {
+        enter::Error::LeftBehind { .. } => true,
+        enter::Error::Start { source, .. } | enter::Error::Interrupted { source: Some(source), .. } => {
+            matches!(source, Failure::Late { .. } | Failure::Interrupted { .. })
+        }
+        _ => false,
     }
 }
 
@@ -326,6 +349,7 @@ fn host_hints(error: &u7s_host::Error) -> Vec<&'static str> {
         Host::Busy { .. } => vec!["wait until it ends; its pid is in /run/u7s.lock"],
         Host::Enter(enter::Error::Link { .. }) => LINK.to_vec(),
         Host::Enter(enter::Error::Foreign { .. }) => FOREIGN.to_vec(),
+        Host::Enter(error) if stands(error) => STANDS.to_vec(),
         Host::UnitFailed { .. } | Host::Control(_) | Host::Enter(_) => {
             vec!["journalctl -u u7s.service -n 50"]
         }

@@ -51,6 +51,14 @@ pub(super) const TABLE: Table = &[
         "kubeadm init    (ещё раз: файл будет записан заново)",
     ),
     (
+        "a file system inside the node does not answer: systemctl restart u7s.service    (ends what serves it)",
+        "файловая система внутри узла не отвечает: systemctl restart u7s.service    (завершает то, что её обслуживает)",
+    ),
+    (
+        "cat /proc/PID/wchan    (where it waits); it ends with what it waits for",
+        "cat /proc/PID/wchan    (где он ждёт); он завершится вместе с тем, чего ждёт",
+    ),
+    (
         "rm what lies there, then the same command again: this program makes it anew",
         "удалите (rm) то, что там лежит, и повторите ту же команду: программа создаст файл заново",
     ),

@@ -50,7 +50,7 @@ fn a_key_of_roots_session_is_not_found(node: &Node) -> Check {
 fn marked(node: &Node, script: &str) -> Result<Command, Box<dyn std::error::Error>> {
     let driver = node.driver(&["sh", "-c", script])?;
     let marks = "umask 077; echo 0x7f > /proc/self/coredump_filter; echo 300 > /proc/self/oom_score_adj; \
-                 exec prlimit --nofile=200 chrt -b 0 setarch -R ionice -c 2 -n 0 nice -n -7 \"$@\"";
+                 exec prlimit --nofile=200: chrt -b 0 setarch -R ionice -c 2 -n 0 nice -n -7 \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", marks, "sh"]).arg(driver.get_program()).args(driver.get_args()).current_dir("/");
     command.envs(driver.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());

@@ -10,6 +10,7 @@ mod faults;
 mod firewall;
 mod flannel;
 mod ha;
+mod hostile_waits;
 mod init;
 mod join;
 mod machine;
@@ -79,7 +80,7 @@ const GROUPS: [Group; 12] = [
     Group { name: "flannel", modules: &[flannel::TESTS] },
     Group { name: "firewall", modules: &[firewall::TESTS, rootful::TESTS] },
     Group { name: "package", modules: &[package::TESTS] },
-    Group { name: "troubles", modules: &[troubles::TESTS] },
+    Group { name: "troubles", modules: &[troubles::TESTS, hostile_waits::TESTS] },
     Group { name: "refusals", modules: &[refusals::TESTS] },
     Group { name: LONG, modules: &[upgrade::TESTS] },
 ];

@@ -325,6 +325,18 @@ pub enum Error {
     Control(#[from] crate::control::Error),
 }
 
+impl Error {
+    /// The signal that asked this process to end, if that is why something was not done.
+    #[must_use]
+    pub fn interrupted(&self) -> Option<i32> {
+        match self {
+            Self::Enter(crate::enter::Error::Interrupted { signal, .. }) => Some(*signal),
+            Self::Step { source, .. } | Self::Left { source, .. } => source.interrupted(),
+            _ => None,
+        }
+    }
+}
+
 /// An error with its causes in one sentence, where a chain cannot be kept.
 pub(crate) fn whole(error: &Error) -> String {
     chain(error)

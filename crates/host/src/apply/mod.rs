@@ -124,7 +124,8 @@ impl<'a> Applier<'a> {
         Ok(tally)
     }
 
-    /// Applies phases in order, goes on after errors and collects them: for reset.
+    /// Applies phases in order, goes on after errors and collects them: for reset. A signal that asked this process to end
+    /// is obeyed.
     ///
     /// Shape: the errors are `Step`, in the order of the steps.
     pub fn run_on<'p>(&mut self, phases: impl IntoIterator<Item = &'p PhaseSteps>) -> (Tally, Vec<Error>) {
@@ -133,8 +134,14 @@ impl<'a> Applier<'a> {
         for phase in phases {
             failpoint(Border::Before, phase.phase);
             (self.tell)(Event::Phase(phase.phase));
-            errors
-                .extend(phase.steps.iter().filter_map(|step| self.step(phase.phase, step, &mut tally).err()));
+            for step in &phase.steps {
+                let failed = self.step(phase.phase, step, &mut tally).err();
+                let interrupted = failed.as_ref().and_then(Error::interrupted).is_some();
+                errors.extend(failed);
+                if interrupted {
+                    return (tally, errors);
+                }
+            }
             failpoint(Border::After, phase.phase);
         }
         (tally, errors)
