@@ -143,7 +143,7 @@ fn a_reset_whose_kubeadm_hangs_obeys_sigterm(world: &World) -> Check {
     })?;
     let began = Instant::now();
     // The harness may stand between: the signal is for the command itself.
-    node.sh("pkill -TERM -f 'kubeadm reset -f' -u root")?;
+    node.sh("pkill -TERM -u root -f '[k]ubeadm reset -f'")?;
     let output = reset.wait(Duration::from_secs(60));
     let active = node.sh("systemctl is-active u7s.service || true")?;
     let lock = node.sh("test -e /run/u7s.lock && echo there || echo gone")?;
