@@ -237,6 +237,8 @@ pub struct ClusterFact {
     pub begun: bool,
     /// An earlier init came to its last phase: the running supervisor has the kubelet enabled, and kubelet.conf is there.
     pub finished: bool,
+    /// Kubeconfigs of the node that are not as kubeadm writes them.
+    pub kubeconfigs: Vec<crate::kubeconfig::Fault>,
     /// Boot of an earlier run that was killed before what it wrote was on disk, from [`crate::host::UNSYNCED`].
     pub unsynced: Option<String>,
     /// Keys and certificates of kubeadm's that are there; only looked for where `unsynced` says something.

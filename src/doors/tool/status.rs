@@ -73,8 +73,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<End, Error> {
         Ok(answer) => answer,
     };
     match arguments.output.output {
-        Output::Text if !arguments.nagios => report::text(&text)?,
-        _ => report::result(&text)?,
+        _ if arguments.nagios => report::result(&text)?,
+        Output::Json => report::json(&text)?,
+        Output::Text => report::text(&text)?,
     }
     complaint.iter().for_each(|line| report::line(line));
     Ok(End::Code(code))
@@ -130,7 +131,7 @@ fn inside(output: Output) -> Result<End, Error> {
     match output {
         Output::Json => {
             let text = serde_json::to_string_pretty(&status).map_err(|error| Error::Output(error.into()))?;
-            report::result(&format!("{text}\n"))?;
+            report::json(&format!("{text}\n"))?;
         }
         Output::Text => report::text(&supervisor(&status))?,
     }

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use u7s_plan::closing::JoinCommand;
 use u7s_plan::control::Timings;
 use u7s_plan::facts::UserFact;
 use u7s_plan::step::{Action, Owner, Phase, PhaseSteps, Realm, Step};
@@ -28,6 +29,7 @@ mod tree;
 mod units;
 
 pub use failpoint::{Border, failpoint};
+pub use kubeconfig::clean as clean_kubeconfig;
 
 /// What happens while a plan is applied; the doors print it.
 #[derive(Debug)]
@@ -80,6 +82,7 @@ pub struct Applier<'a> {
     tell: &'a mut dyn FnMut(Event<'_>),
     /// A program that makes or joins the cluster came to its end just now: what follows it is not there yet.
     fresh: bool,
+    join_commands: Vec<JoinCommand>,
 }
 
 impl std::fmt::Debug for Applier<'_> {
@@ -96,7 +99,7 @@ impl<'a> Applier<'a> {
     /// # Errors
     /// Those of [`Undo::open`].
     pub fn new(user: &str, tell: &'a mut dyn FnMut(Event<'_>)) -> Result<Self, Error> {
-        Ok(Self { user: user.to_owned(), undo: Undo::open()?, tell, fresh: false })
+        Ok(Self { user: user.to_owned(), undo: Undo::open()?, tell, fresh: false, join_commands: Vec::new() })
     }
 
     /// Keeps former values in another book, for tests and for hosts seen from elsewhere.
@@ -105,6 +108,12 @@ impl<'a> Applier<'a> {
     /// Those of [`Undo::open`].
     pub fn keeping(self, book: &Path) -> Result<Self, Error> {
         Ok(Self { undo: Undo::open_at(book)?, ..self })
+    }
+
+    /// The commands for other nodes that kubeadm printed while plans were applied. They hold a token.
+    #[must_use]
+    pub fn into_join_commands(self) -> Vec<JoinCommand> {
+        self.join_commands
     }
 
     /// Applies phases in order and ends at the first step that fails.

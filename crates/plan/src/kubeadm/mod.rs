@@ -33,7 +33,9 @@ mod schema;
 mod slow;
 
 pub use error::Error;
+pub(crate) use init::is_token;
 pub use join::{discovery_file, join};
+pub(crate) use join::{is_endpoint, is_hash as is_discovery_hash};
 pub use merge::{merge, patches_directory, phase};
 pub use patches::passed_over;
 
