@@ -244,6 +244,10 @@ pub(super) const TABLE: Table = &[
     ("CRI: no answer", "CRI: нет ответа"),
     ("ports: {ports}", "порты: {ports}"),
     ("connections: {open} of {limit}", "соединения: {open} из {limit}"),
+    (
+        "refused clients with addresses of the inside: {refused}",
+        "отклонено клиентов с внутренними адресами: {refused}",
+    ),
     ("network: is being started again", "сеть: запускается снова"),
     ("network: pid {pid}", "сеть: pid {pid}"),
     (

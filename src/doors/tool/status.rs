@@ -207,6 +207,10 @@ fn supervisor(status: &Status) -> String {
     let forwards = status.forwards.iter().map(ToString::to_string);
     let _ = writeln!(text, "ports: {}", forwards.collect::<Vec<_>>().join(", "));
     let _ = writeln!(text, "connections: {} of {}", status.connections.open, status.connections.limit);
+    if status.connections.refused > 0 {
+        let refused = status.connections.refused;
+        let _ = writeln!(text, "refused clients with addresses of the inside: {refused}");
+    }
     let driver =
         status.driver_pid.map_or_else(|| "is being started again".into(), |pid| format!("pid {pid}"));
     let _ = writeln!(text, "network: {driver}");

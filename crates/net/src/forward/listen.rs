@@ -1,9 +1,10 @@
 //! Sockets of the host: bound before the namespace exists and before a runtime runs, or later, on demand.
 
-use std::net::{SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::libc::linger;
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrIn, bind as bind_socket, listen,
     setsockopt, shutdown, socket, sockopt,
@@ -134,6 +135,13 @@ pub(super) fn tune(socket: &impl AsFd) -> Result<(), Errno> {
     setsockopt(socket, sockopt::TcpKeepCount, &9)
 }
 
+/// Makes the coming close of a socket send RST.
+///
+/// On failure the peer sees FIN in its place, which is the best that is left.
+pub(super) fn abort(socket: &TcpStream) {
+    let _ = setsockopt(socket, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 });
+}
+
 fn explain(forward: &Forward, errno: Errno) -> Error {
     let forward = *forward;
     match errno {
@@ -153,7 +161,7 @@ fn first_port() -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpStream};
+    use std::net::Ipv4Addr;
 
     use super::*;
 
