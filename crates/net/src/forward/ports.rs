@@ -104,6 +104,7 @@ impl Ports {
         }
         drop(state);
         self.changed.notify_waiters();
+        listen::name_owners(errors.values_mut());
         errors
     }
 
