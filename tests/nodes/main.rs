@@ -82,7 +82,7 @@ const GROUPS: [Group; 12] = [
     Group { name: "package", modules: &[package::TESTS] },
     Group { name: "troubles", modules: &[troubles::TESTS, hostile_waits::TESTS] },
     Group { name: "refusals", modules: &[refusals::TESTS] },
-    Group { name: LONG, modules: &[upgrade::TESTS] },
+    Group { name: LONG, modules: &[faults::LONG, upgrade::TESTS] },
 ];
 
 /// Left out unless `U7S_LONG` is set: takes minutes, and the kit's second release of Kubernetes.
