@@ -34,6 +34,7 @@ fn node() -> NodeFacts {
         degraded: false,
         ignored: Ignored::default(),
         timeout_factor: 1,
+        memory: 4 << 30,
     }
 }
 

@@ -117,6 +117,8 @@ pub struct NodeFacts {
     pub ignored: Ignored,
     /// Multiplies the timeouts of kubeadm and kubelet that the user does not set; 1 leaves them alone.
     pub timeout_factor: u32,
+    /// Memory of the machine, bytes; 0 where it is not known.
+    pub memory: u64,
 }
 
 /// What [`merge`] and [`join()`] give.
