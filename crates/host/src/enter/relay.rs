@@ -232,7 +232,7 @@ impl Relay {
         Ended { status, stdout, stderr, truncated }
     }
 
-    /// Our copies of the program's ends would keep its streams open for ever.
+    /// Our copies of the program's ends would keep its streams open for ever. The keyboard is the program's now.
     fn give_up_the_programs_ends(&mut self) -> io::Result<()> {
         let null = nothing().map_err(io::Error::other)?;
         for stream in &mut self.streams.standard {
@@ -240,6 +240,8 @@ impl Relay {
         }
         if let Some(terminal) = &mut self.streams.terminal {
             terminal.slave = None;
+            // A terminal that was hung up meanwhile types nothing more.
+            terminal.keyboard = terminal.keyboard.take().and_then(|keyboard| keyboard.hand_over().ok());
         }
         Ok(())
     }

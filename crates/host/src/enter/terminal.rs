@@ -131,11 +131,14 @@ pub(crate) struct Terminal {
 
 /// The caller's terminal as a source of bytes.
 ///
-/// It is raw while it is held, so that every key reaches the program. In a pipeline (`kubeadm … | less`) the terminal
-/// may belong to the next program: then it stays as it is, and is read only while it hands out whole lines.
+/// It is raw once the program runs, so that every key reaches that; until then Control-C is for us. In a pipeline
+/// (`kubeadm … | less`) the terminal may belong to the next program: then it stays as it is, and is read only while it
+/// hands out whole lines.
 #[derive(Debug)]
 pub(crate) struct Keyboard {
     pub(crate) terminal: OwnedFd,
+    /// It is to be raw.
+    raw: bool,
     /// Settings to go back to, if we made it raw.
     former: Option<Termios>,
 }
@@ -177,26 +180,30 @@ impl Terminal {
 }
 
 impl Keyboard {
-    /// Takes the terminal as a source, raw or as it is; `None` where this process is in the background there and must
+    /// Takes the terminal as a source, to be raw or as it is; `None` where this process is in the background there and must
     /// not touch it.
     pub(crate) fn take(terminal: BorrowedFd<'_>, raw: bool) -> io::Result<Option<Self>> {
         if tcgetpgrp(terminal) != Ok(getpgrp()) {
             return Ok(None);
         }
-        let mut former = None;
-        if raw {
-            let settings = tcgetattr(terminal)?;
+        Ok(Some(Self { terminal: terminal.try_clone_to_owned()?, raw, former: None }))
+    }
+
+    /// The program runs: from now on all keys are its own.
+    pub(crate) fn hand_over(mut self) -> io::Result<Self> {
+        if self.raw {
+            let settings = tcgetattr(&self.terminal)?;
             let mut changed = settings.clone();
             cfmakeraw(&mut changed);
-            tcsetattr(terminal, SetArg::TCSADRAIN, &changed)?;
-            former = Some(settings);
+            tcsetattr(&self.terminal, SetArg::TCSADRAIN, &changed)?;
+            self.former = Some(settings);
         }
-        Ok(Some(Self { terminal: terminal.try_clone_to_owned()?, former }))
+        Ok(self)
     }
 
     /// Every key goes to the program.
     pub(crate) fn is_raw(&self) -> bool {
-        self.former.is_some()
+        self.raw
     }
 
     /// Whether what is typed now is meant for us.

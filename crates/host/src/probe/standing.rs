@@ -24,7 +24,7 @@ use crate::programs::{self, Found};
 const API: Duration = Duration::from_secs(5);
 
 /// How long supervisor and API server may take to answer all questions together, times the configured factor.
-const ANSWERS: Duration = Duration::from_secs(30);
+const ANSWERS: Duration = Duration::from_secs(20);
 
 /// What is left until then, and a moment at least: 0 would mean without end to some.
 fn left(until: Instant) -> Duration {
