@@ -13,6 +13,8 @@ mod ha;
 mod hostile_waits;
 mod init;
 mod join;
+mod kubeconfigs;
+mod lies;
 mod machine;
 mod mixed;
 mod operations;
@@ -57,7 +59,7 @@ struct Group {
 ///
 /// scripts/nodes.sh runs the first one alone: times of a quiet machine are to be seen there, and limits of the machine
 /// that u7s raises and puts back. The others run beside each other, since they mostly wait; the longest begin.
-const GROUPS: [Group; 12] = [
+const GROUPS: [Group; 13] = [
     Group {
         name: "quiet",
         modules: &[
@@ -77,6 +79,7 @@ const GROUPS: [Group; 12] = [
     Group { name: "pair", modules: &[join::TESTS, traffic::TESTS, outside::TESTS] },
     Group { name: "mixed", modules: &[mixed::TESTS] },
     Group { name: "commands", modules: &[commands::TESTS, operations::TESTS] },
+    Group { name: "lies", modules: &[kubeconfigs::TESTS, lies::TESTS] },
     Group { name: "flannel", modules: &[flannel::TESTS] },
     Group { name: "firewall", modules: &[firewall::TESTS, rootful::TESTS] },
     Group { name: "package", modules: &[package::TESTS] },
