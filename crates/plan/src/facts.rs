@@ -67,6 +67,8 @@ pub struct Facts {
     pub firewall: FirewallFact,
     /// Our unit.
     pub unit: UnitFact,
+    /// The cgroup of our unit, while it has one.
+    pub unit_cgroup: Option<UnitCgroup>,
     /// Rootful `kubelet` and `crio` units that are active.
     pub rootful: Vec<String>,
     /// Images waiting in /var/lib/u7s/images: OCI layouts and archives.
@@ -220,6 +222,15 @@ pub struct UnitFact {
     pub result: String,
     /// `UnitFileState`.
     pub file: String,
+}
+
+/// The cgroup of a unit in the unified hierarchy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct UnitCgroup {
+    /// Below the root of the hierarchy, without a leading slash: `system.slice/u7s.service`.
+    pub path: String,
+    /// The kernel's number of it; each start of the unit has another.
+    pub id: u64,
 }
 
 /// State of Kubernetes on this node.

@@ -43,7 +43,7 @@ fn status() -> Status {
         runtime: Some(Runtime { name: "cri-o".into(), version: "1.34.0".into() }),
         components: ComponentName::ALL.map(component).to_vec(),
         forwards: Vec::new(),
-        connections: Connections { open: 0, limit: 100 },
+        connections: Connections { open: 0, limit: 100, refused: 0 },
         timings: Timings::default(),
         degraded: Vec::new(),
         services: Followed { state: "followed".into(), refused: Vec::new() },
