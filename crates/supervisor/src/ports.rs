@@ -261,7 +261,10 @@ impl Wanted {
 /// Why a port is left to the host, and what helps.
 fn left_to_host(forward: &Forward, why: String) -> String {
     let again = HostPort { address: Some(forward.address), port: forward.port, protocol: forward.protocol };
-    cut(format!("{why}; it is left to the host. When it is free for good: u7s ports add {again}"), MAX_PROBLEM)
+    cut(
+        format!("{why}; it is left to the host. When it is free for good: u7s ports add {again}"),
+        MAX_PROBLEM,
+    )
 }
 
 fn describe(error: &u7s_net::Error) -> String {
@@ -308,7 +311,7 @@ mod tests {
     #[tokio::test]
     async fn f12_a_port_of_the_host_is_not_snatched_while_its_program_restarts() {
         let (_home, ports) = ports();
-        let (program, forward) = self::program(0);
+        let (program, forward) = program(0);
         for _ in 0..20 {
             let said = problem(&ports, forward, IfTaken::Leave).unwrap();
             assert!(said.contains("is taken by pid"), "{said}");
@@ -333,7 +336,7 @@ mod tests {
     #[tokio::test]
     async fn f12_a_service_that_is_made_anew_is_tried_again() {
         let (_home, ports) = ports();
-        let (program, forward) = self::program(0);
+        let (program, forward) = program(0);
         assert!(problem(&ports, forward, IfTaken::Leave).is_some());
         drop(program);
         ports.follow(BTreeMap::new());
@@ -343,7 +346,7 @@ mod tests {
 
     #[tokio::test]
     async fn f12_what_the_host_listened_on_when_the_node_came_up_stays_its_own() {
-        let (program, forward) = self::program(0);
+        let (program, forward) = program(0);
         let (_home, ports) = ports();
         drop(program);
         let said = problem(&ports, forward, IfTaken::Leave).unwrap();
@@ -357,7 +360,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_port_is_opened_as_soon_as_it_is_free() {
         let (_home, ports) = ports();
-        let (program, forward) = self::program(0);
+        let (program, forward) = program(0);
         let said = problem(&ports, forward, IfTaken::TryAgain).unwrap();
         assert!(said.contains("is taken by pid") && !said.contains("ports add"), "{said}");
         drop(program);
