@@ -101,7 +101,7 @@ fn unit_cgroup(root: &Path, unit: &str) -> Option<UnitCgroup> {
     let mut slices = vec![(root.to_owned(), 0)];
     while let Some((slice, depth)) = slices.pop() {
         let path = slice.join(unit);
-        if let Ok(seen) = std::fs::symlink_metadata(&path)
+        if let Ok(seen) = fs::symlink_metadata(&path)
             && seen.is_dir()
         {
             let below = path.strip_prefix(root).ok()?.to_str()?.to_owned();
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn the_cgroup_of_the_unit_is_the_one_in_a_slice_and_not_one_that_somebody_made_elsewhere() {
         let root = tempfile::tempdir().unwrap();
-        let made = |path: &str| std::fs::create_dir_all(root.path().join(path)).unwrap();
+        let made = |path: &str| fs::create_dir_all(root.path().join(path)).unwrap();
         let found = || unit_cgroup(root.path(), "u7s.service").map(|cgroup| cgroup.path);
         made("user.slice/user-1000.slice/user@1000.service/app.slice/u7s.service");
         made("system.slice/other.service/u7s.service");
