@@ -34,6 +34,11 @@ pub(super) const TABLE: Table = &[
     ),
     ("kubeadm tells its version", "kubeadm сообщает свою версию"),
     ("the host name can be a node's name", "имя хоста годится как имя узла"),
+    (
+        "the host's /etc/resolv.conf is a file that the unit sees",
+        "/etc/resolv.conf хоста - файл, который видит u7s.service",
+    ),
+    ("the node's /run has room", "в каталоге /run узла есть место"),
     ("etcd's directory can be the node's own", "каталог etcd может быть собственным каталогом узла"),
     ("a default route, so the node has an address", "есть маршрут по умолчанию, а значит и адрес узла"),
     ("the pod network is free", "сеть подов свободна"),
@@ -147,13 +152,10 @@ pub(super) const TABLE: Table = &[
         "the host's nft table inet u7s is gone: nothing keeps pods from the host itself and from metadata services",
         "таблицы nft inet u7s на хосте больше нет: ничто не закрывает подам доступ к самому хосту и к службам метаданных",
     ),
+    ("{free} of {total} MiB are free", "свободно {free} из {total} МиБ"),
     (
-        "the node's /run is full: {free} of {total} MiB are free; no container starts",
-        "каталог /run узла заполнен: свободно {free} из {total} МиБ; контейнеры не запускаются",
-    ),
-    (
-        "the node's /run is full: {free} of {total} inodes are free; no container starts",
-        "каталог /run узла заполнен: свободно {free} из {total} inode; контейнеры не запускаются",
+        "the node's /run is full: {what*}; no container starts",
+        "каталог /run узла заполнен: {what*}; контейнеры не запускаются",
     ),
     (
         "u7s shell -- du -xhd2 /run; what a pod left there goes with: systemctl restart u7s.service",

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -75,7 +75,7 @@ pub(crate) fn prepare(spec: &NodeSpec) -> Result<Node, Error> {
 fn remove_former(unit: &Path) {
     let former = former(unit);
     for path in &former {
-        let _ = fs::write(path.join("cgroup.kill"), "1");
+        kill(path);
     }
     let until = Instant::now() + REMOVAL;
     for path in former {
@@ -144,9 +144,15 @@ impl Drop for Node {
 /// # Errors
 /// [`Error::RemoveCgroup`]: something still holds it after two seconds.
 fn remove(path: &Path) -> Result<(), Error> {
-    let _ = fs::write(path.join("cgroup.kill"), "1");
+    kill(path);
     remove_until(path, Instant::now() + REMOVAL)
         .map_err(|source| Error::RemoveCgroup { path: path.to_owned(), source })
+}
+
+/// Sends SIGKILL to all that is in a cgroup or below; where the kernel has no such file (< 5.14), removing it fails.
+fn kill(cgroup: &Path) {
+    let file = File::options().write(true).open(cgroup.join("cgroup.kill"));
+    let _ = file.and_then(|mut file| file.write_all(b"1"));
 }
 
 /// Tries until the deadline, once at least; processes that were killed need a moment.
