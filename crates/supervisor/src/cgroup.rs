@@ -1,12 +1,12 @@
 //! The unit's cgroup: where the supervisor lives, where the node lives, and how its remains go away.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::dir::{Dir, Entry, Type};
+use nix::dir::{Dir, Type};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -21,7 +21,7 @@ const LEAF: &str = "supervisor";
 const NODE: &str = "node";
 
 /// How many former cgroups of the node may be in the way: each holds processes that SIGKILL does not end.
-const FORMER: usize = 100;
+const FORMER: usize = 1000;
 
 /// How deep the node's cgroups may be: a pod is four deep, what nests in it a few more.
 ///
@@ -31,9 +31,6 @@ const DEPTH: &str = "64";
 
 /// How many cgroups the node may have: above what the largest node has, and removed within a second.
 const DESCENDANTS: &str = "20000";
-
-/// How deep a cgroup is followed when it is removed. Beside the node's own, in the unit's, its limit does not hold.
-const REMOVED_DEPTH: usize = 128;
 
 /// How long the node's cgroup may stay busy after its processes were killed.
 const REMOVAL: Duration = Duration::from_secs(2);
@@ -88,12 +85,14 @@ fn remove_former(unit: &Path) {
 /// The node's cgroups that are there, [`FORMER`] at most: other names are not the node's.
 fn former(unit: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(unit) else { return Vec::new() };
-    let of_a_node = |name: &OsString| {
-        let name = name.to_string_lossy();
-        name.starts_with(NODE) && names().any(|known| known == name)
-    };
-    let names = entries.flatten().map(|entry| entry.file_name()).filter(of_a_node);
+    let names = entries.flatten().map(|entry| entry.file_name()).filter(|name| is_of_a_node(name));
     names.map(|name| unit.join(name)).collect()
+}
+
+fn is_of_a_node(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let number = name.strip_prefix(NODE).and_then(|rest| rest.strip_prefix('-')).map(str::parse::<usize>);
+    name == NODE || matches!(number, Some(Ok(number)) if number < FORMER)
 }
 
 fn names() -> impl Iterator<Item = String> {
@@ -158,36 +157,51 @@ fn kill(cgroup: &Path) {
 /// Tries until the deadline, once at least; processes that were killed need a moment.
 fn remove_until(path: &Path, deadline: Instant) -> io::Result<()> {
     loop {
-        match remove_tree(path) {
+        match remove_tree(path, deadline) {
             Ok(()) => return Ok(()),
-            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // Or a part of it went meanwhile, by another hand.
+            Err(_) if fs::symlink_metadata(path).is_err() => return Ok(()),
             Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
             Err(source) => return Err(source),
         }
     }
 }
 
-fn remove_tree(path: &Path) -> io::Result<()> {
-    remove_children(&mut Dir::open(path, DIRECTORY, Mode::empty())?, REMOVED_DEPTH)?;
+/// Removes a cgroup with all below, or, where the deadline comes first, a part of it.
+///
+/// One descriptor at a time, and no names of whole paths: beside the node's cgroup, in the unit's, [`DEPTH`] does not hold, and
+/// whoever broke out of a pod can make a tree as deep as he likes.
+fn remove_tree(path: &Path, deadline: Instant) -> io::Result<()> {
+    let mut directory = Dir::open(path, DIRECTORY, Mode::empty())?;
+    let mut names: Vec<CString> = Vec::new();
+    loop {
+        if let Some(child) = first_child(&mut directory)? {
+            directory = Dir::openat(&directory, child.as_c_str(), DIRECTORY, Mode::empty())?;
+            names.push(child);
+            continue;
+        }
+        let Some(name) = names.pop() else { break };
+        directory = Dir::openat(&directory, c"..", DIRECTORY, Mode::empty())?;
+        unlinkat(&directory, name.as_c_str(), UnlinkatFlags::RemoveDir)?;
+        if Instant::now() >= deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
     fs::remove_dir(path)
 }
 
 /// How directories are opened here: never by a link.
 const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// By descriptor, since names that nest as deep as [`DEPTH`] allows are longer than a path may be.
-fn remove_children(directory: &mut Dir, depth: usize) -> io::Result<()> {
-    let below = depth.checked_sub(1).ok_or(nix::errno::Errno::ENAMETOOLONG)?;
-    let is_child = |entry: &Entry| {
-        entry.file_type() == Some(Type::Directory) && !matches!(entry.file_name().to_bytes(), b"." | b"..")
-    };
-    let entries: Vec<Entry> = directory.iter().collect::<nix::Result<_>>()?;
-    for entry in entries.iter().filter(|entry| is_child(entry)) {
+fn first_child(directory: &mut Dir) -> nix::Result<Option<CString>> {
+    for entry in directory.iter() {
+        let entry = entry?;
         let name = entry.file_name();
-        remove_children(&mut Dir::openat(&*directory, name, DIRECTORY, Mode::empty())?, below)?;
-        unlinkat(&*directory, name, UnlinkatFlags::RemoveDir)?;
+        if entry.file_type() == Some(Type::Directory) && !matches!(name.to_bytes(), b"." | b"..") {
+            return Ok(Some(name.to_owned()));
+        }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The cgroup2 mount and this process' directory below it.
@@ -348,26 +362,28 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_that_is_too_deep_is_left_alone() {
-        let place = tempfile::tempdir().unwrap();
-        let root = place.path().join("node");
-        fs::create_dir_all(root.join("x/".repeat(REMOVED_DEPTH))).unwrap();
-        remove_tree(&root).unwrap_err();
-        assert!(root.exists());
-    }
-
-    #[test]
     fn a_tree_deeper_than_any_path_is_removed() {
         let place = tempfile::tempdir().unwrap();
         let root = place.path().join("node");
         fs::create_dir(&root).unwrap();
         let mut directory = Dir::open(&root, DIRECTORY, Mode::empty()).unwrap();
         let name = "x".repeat(255);
-        for _ in 0..64 {
+        for _ in 0..2000 {
             nix::sys::stat::mkdirat(&directory, name.as_str(), Mode::S_IRWXU).unwrap();
             directory = Dir::openat(&directory, name.as_str(), DIRECTORY, Mode::empty()).unwrap();
         }
-        remove_tree(&root).unwrap();
+        remove_tree(&root, Instant::now() + REMOVAL).unwrap();
         assert!(!root.exists());
+    }
+
+    #[test]
+    fn a_removal_that_takes_too_long_ends_and_has_done_a_part() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("node");
+        fs::create_dir_all(root.join("a/b/c")).unwrap();
+        fs::create_dir_all(root.join("d")).unwrap();
+        let error = remove_tree(&root, Instant::now()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(root.exists() && !root.join("a/b/c").exists() | !root.join("d").exists());
     }
 }
