@@ -72,7 +72,7 @@ fn another_user_gets_a_clean_one(world: &World) -> Check {
     )?;
     let again = node.exec(&["u7s", "kubeconfig", "--file", "/dev/shm/kc/theirs"])?;
     exits(&again, 1)?;
-    wants(&again, "cannot write /dev/shm/kc/theirs: file exists")?;
+    wants(&again, "cannot write /dev/shm/kc/theirs: File exists")?;
     holds(node.sh("u7s kubeconfig | cmp - /root/.kube/config; rm -r /dev/shm/kc").is_ok(), "not root's own")?;
     let stranger = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "u7s", "kubeconfig"];
     exits(&node.exec(&stranger)?, 2)

@@ -68,7 +68,7 @@ fn is_text(printed: &Output) -> Check {
 fn nothing_on_the_socket_is_obeyed(world: &World) -> Check {
     let cluster = world.cluster()?;
     let node = cluster.node();
-    let poison = r#"$a =~ s/("runtime":\{"name":"[^"]*)/$1$E/; $a =~ s/"state":"/"state":"$E/g;
+    let poison = r#"$a =~ s/("runtime":\{"name":"[^"]*)/$1$E/; $a =~ s/"state":"/"state":"$E/g; $a =~ s/"description":"/"description":"$E/g;
         $a =~ s/"refused":\[[^\]]*\]/"refused":["$E"]/; $a =~ s/"degraded":\[[^\]]*\]/"degraded":["$E"]/;
         $a =~ s/"problem":(null|"[^"]*")/"problem":"$E"/g; $a =~ s/"last_exit":(null|"[^"]*")/"last_exit":"$E"/g;"#;
     let liar = lie(node, poison)?;
