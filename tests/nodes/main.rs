@@ -6,10 +6,12 @@
 mod balance;
 mod cluster;
 mod commands;
+mod double;
 mod faults;
 mod firewall;
 mod flannel;
 mod ha;
+mod hostile_stop;
 mod init;
 mod join;
 mod machine;
@@ -55,7 +57,7 @@ struct Group {
 ///
 /// scripts/nodes.sh runs the first one alone: times of a quiet machine are to be seen there, and limits of the machine
 /// that u7s raises and puts back. The others run beside each other, since they mostly wait; the longest begin.
-const GROUPS: [Group; 12] = [
+const GROUPS: [Group; 13] = [
     Group {
         name: "quiet",
         modules: &[
@@ -77,6 +79,7 @@ const GROUPS: [Group; 12] = [
     Group { name: "flannel", modules: &[flannel::TESTS] },
     Group { name: "firewall", modules: &[firewall::TESTS, rootful::TESTS] },
     Group { name: "package", modules: &[package::TESTS] },
+    Group { name: "hostile", modules: &[hostile_stop::TESTS] },
     Group { name: "troubles", modules: &[troubles::TESTS] },
     Group { name: "refusals", modules: &[refusals::TESTS] },
     Group { name: LONG, modules: &[upgrade::TESTS] },
@@ -87,6 +90,9 @@ const LONG: &str = "long";
 
 /// `U7S_NODES=NAME` runs one group, `U7S_NODES=names` tells their names; without, all run.
 fn main() -> ExitCode {
+    if let Some(ended) = double::play() {
+        return ended;
+    }
     let wanted = std::env::var("U7S_NODES").unwrap_or_default();
     if wanted == "names" {
         GROUPS.iter().for_each(|group| world::say(group.name));

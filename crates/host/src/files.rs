@@ -18,10 +18,12 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use crate::error::{Error, opening};
 
 mod named;
+mod strangers;
 mod sweep;
 
 pub use named::{Author, is_own_descriptor};
 pub(crate) use named::{author, open_told, proc_path, read_told, refused};
+pub(crate) use strangers::{Cleared, Stays, clear, others, roots_own, without_access_lists};
 pub(crate) use sweep::remove_tree;
 
 /// What most files that we read may hold at most, bytes.
@@ -261,7 +263,7 @@ pub(crate) fn remove_dir(path: &Path) -> Result<bool, Error> {
 }
 
 /// Names in a directory, `.` and `..` left out.
-fn names(dir: &OwnedFd) -> nix::Result<Vec<OsString>> {
+pub(crate) fn names(dir: &OwnedFd) -> nix::Result<Vec<OsString>> {
     use std::os::unix::ffi::OsStrExt;
     let own = open_in(dir, OsStr::new("."), OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
     let mut entries = nix::dir::Dir::from_fd(own)?;
@@ -334,6 +336,11 @@ pub(crate) fn open(path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
     openat2(nix::fcntl::AT_FDCWD, path, OpenHow::new().flags(flags).resolve(resolve))
 }
 
+/// Opens what lies below an open directory: no link is followed, nothing outside is reached.
+pub(crate) fn open_below(dir: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    open_in(dir, path.as_os_str(), flags)
+}
+
 fn open_in(dir: &OwnedFd, name: &OsStr, flags: OFlag) -> nix::Result<OwnedFd> {
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
     openat2(dir, name, OpenHow::new().flags(flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).resolve(resolve))
@@ -349,7 +356,8 @@ fn parent_of(path: &Path) -> Result<Option<(OwnedFd, &OsStr)>, Error> {
     }
 }
 
-fn stat_in(dir: &OwnedFd, name: &OsStr) -> nix::Result<Option<FileStat>> {
+/// What an open directory has under a name, itself not followed.
+pub(crate) fn stat_in(dir: &OwnedFd, name: &OsStr) -> nix::Result<Option<FileStat>> {
     match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::ENOENT) => Ok(None),

@@ -16,6 +16,7 @@ use crate::files::Rights;
 use crate::probe;
 use crate::undo::Undo;
 
+mod clear;
 mod etcd;
 mod failpoint;
 mod firewall;
@@ -23,6 +24,7 @@ mod host;
 mod images;
 mod inside;
 mod kubeconfig;
+mod leftovers;
 mod restore;
 mod tree;
 mod units;
@@ -126,6 +128,8 @@ impl<'a> Applier<'a> {
 
     /// Applies phases in order, goes on after errors and collects them: for reset.
     ///
+    /// Only a barrier ends it ([`Action::is_barrier`]): while something of the node lives, nothing is taken away that holds it.
+    ///
     /// Shape: the errors are `Step`, in the order of the steps.
     pub fn run_on<'p>(&mut self, phases: impl IntoIterator<Item = &'p PhaseSteps>) -> (Tally, Vec<Error>) {
         let mut tally = Tally::default();
@@ -133,8 +137,13 @@ impl<'a> Applier<'a> {
         for phase in phases {
             failpoint(Border::Before, phase.phase);
             (self.tell)(Event::Phase(phase.phase));
-            errors
-                .extend(phase.steps.iter().filter_map(|step| self.step(phase.phase, step, &mut tally).err()));
+            for step in &phase.steps {
+                let Err(error) = self.step(phase.phase, step, &mut tally) else { continue };
+                errors.push(error);
+                if step.action.is_barrier() {
+                    return (tally, errors);
+                }
+            }
             failpoint(Border::After, phase.phase);
         }
         (tally, errors)
@@ -194,6 +203,11 @@ impl<'a> Applier<'a> {
             Action::Sync { paths, seconds } => host::sync(paths, Duration::from_secs(*seconds)),
             Action::StartUnit { unit, follows, seconds } => self.start_unit(unit, follows, *seconds),
             Action::StopUnit { unit, seconds } => self.stop_unit(unit, *seconds),
+            Action::EndSessions { user, seconds } => self.end_sessions(user, *seconds),
+            Action::RemoveOwned { user, dirs } => self.remove_owned(user, dirs),
+            Action::EndProcesses { user, seconds } => self.end_processes(user, *seconds),
+            Action::Unmount { user, path } => self.unmount(user, path),
+            Action::ClearDir { path, names } => self.clear_dir(path, names),
             Action::EnableUnit { unit } => units::enable(unit),
             Action::DisableUnit { unit } => units::disable(unit),
             Action::EnableComponent { component, enabled } => self.enable_component(*component, *enabled),
@@ -260,6 +274,8 @@ fn slow(action: &Action) -> bool {
         action,
         Action::StartUnit { .. }
             | Action::StopUnit { .. }
+            | Action::EndSessions { .. }
+            | Action::EndProcesses { .. }
             | Action::LoadImages { .. }
             | Action::Run { .. }
             | Action::Sync { .. }
