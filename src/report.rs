@@ -163,20 +163,26 @@ pub fn needs(needs: &[Unmet]) {
 }
 
 fn complain(doing: &str, error: &Error) {
-    line(&format!("u7s: {doing}: {}", chain(error)));
+    complaint(doing, error).iter().for_each(|text| line(text));
+}
+
+/// The lines that tell of an error: what was being done and why not, what is unmet, hints.
+#[must_use]
+pub fn complaint(doing: &str, error: &Error) -> Vec<String> {
+    let mut lines = vec![format!("u7s: {doing}: {}", chain(error))];
     match error {
-        Error::Unmet(unmet) => needs(unmet),
-        Error::Reset(errors) => {
-            for error in errors {
-                line(&format!("  {}", chain(error)));
+        Error::Unmet(unmet) => {
+            for need in unmet {
+                lines.push(need.to_string());
+                lines.push(format!("hint: {}", need.remedy));
             }
         }
+        Error::Reset(errors) => lines.extend(errors.iter().map(|error| format!("  {}", chain(error)))),
         _ => {}
     }
     let joining = if doing == "join" && ended_inside(error) { JOINING } else { &[] };
-    for hint in joining.iter().copied().chain(hints(error)) {
-        line(&format!("hint: {hint}"));
-    }
+    lines.extend(joining.iter().copied().chain(hints(error)).map(|hint| format!("hint: {hint}")));
+    lines
 }
 
 /// What makes most joins fail, when kubeadm itself has said how.
@@ -213,7 +219,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Exit statuses of ux: 1 general, 2 preflight, 3 validation, 4 timeout; a program inside that failed keeps its own.
-fn code(error: &Error) -> u8 {
+#[must_use]
+pub fn code(error: &Error) -> u8 {
     match error {
         Error::Unmet(_) => PREFLIGHT,
         Error::Config(_) | Error::Yaml(_) | Error::Request(_) | Error::Usage(_) | Error::NotUtf8 { .. } => {
@@ -222,8 +229,16 @@ fn code(error: &Error) -> u8 {
         Error::Host(error) => host_code(error),
         Error::Enter(error) => enter_code(error),
         Error::Control(control::Error::Deadline { .. }) => TIMEOUT,
+        Error::Reset(errors) => {
+            errors.iter().find_map(u7s_host::Error::interrupted).map_or(GENERAL, by_signal)
+        }
         _ => GENERAL,
     }
+}
+
+/// As a shell tells of a signal.
+fn by_signal(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(GENERAL)
 }
 
 fn host_code(error: &u7s_host::Error) -> u8 {
@@ -231,9 +246,7 @@ fn host_code(error: &u7s_host::Error) -> u8 {
     match error {
         Host::Step { source, .. } | Host::Left { source, .. } => host_code(source),
         Host::Inside { status: enter::Status::Exited(code), .. } => u8::try_from(*code).unwrap_or(GENERAL),
-        Host::Inside { status: enter::Status::Signaled(signal), .. } => {
-            u8::try_from(128 + signal).unwrap_or(GENERAL)
-        }
+        Host::Inside { status: enter::Status::Signaled(signal), .. } => by_signal(*signal),
         Host::Deadline { .. } | Host::Control(control::Error::Deadline { .. }) => TIMEOUT,
         Host::Enter(error) => enter_code(error),
         Host::NotText { .. }
@@ -247,6 +260,8 @@ fn host_code(error: &u7s_host::Error) -> u8 {
 fn enter_code(error: &enter::Error) -> u8 {
     match error {
         enter::Error::Deadline { .. } | enter::Error::Control(control::Error::Deadline { .. }) => TIMEOUT,
+        enter::Error::Start { source: u7s_sys::enter::Failure::Late { .. }, .. } => TIMEOUT,
+        enter::Error::Interrupted { signal, .. } => by_signal(*signal),
         enter::Error::Link { .. } | enter::Error::Foreign { .. } => VALIDATION,
         _ => GENERAL,
     }
@@ -271,6 +286,7 @@ fn hints(error: &Error) -> Vec<&'static str> {
         Error::Host(error) => host_hints(error),
         Error::Enter(enter::Error::Link { .. }) => LINK.to_vec(),
         Error::Enter(enter::Error::Foreign { .. }) => FOREIGN.to_vec(),
+        Error::Enter(error) if stands(error) => STANDS.to_vec(),
         Error::Control(_) | Error::Enter(_) => vec!["journalctl -u u7s.service -n 50"],
         Error::Config(_) => vec!["every key is explained in /etc/u7s/config.toml"],
         Error::NoRun => vec!["u7s check    (is this machine ready for one?)"],
@@ -317,6 +333,23 @@ fn reset_hint(error: &u7s_host::Error) -> Option<&'static str> {
     }
 }
 
+/// Something inside does not answer, and whoever asked it waits in the kernel.
+const STANDS: &[&str] = &[
+    "a file system inside the node does not answer: systemctl restart u7s.service    (ends what serves it)",
+    "cat /proc/PID/wchan    (where it waits); it ends with what it waits for",
+];
+
+fn stands(error: &enter::Error) -> bool {
+    use u7s_sys::enter::Failure;
+    match error {
+        enter::Error::LeftBehind { .. } => true,
+        enter::Error::Start { source, .. } | enter::Error::Interrupted { source: Some(source), .. } => {
+            matches!(source, Failure::Late { .. } | Failure::Interrupted { .. })
+        }
+        _ => false,
+    }
+}
+
 /// Somebody else than root may lead root by a link.
 const LINK: &[&str] = &["ls -l FILE    (where does it lead?), then name the file that is meant itself"];
 
@@ -345,9 +378,13 @@ fn host_hints(error: &u7s_host::Error) -> Vec<&'static str> {
             "without bounds for pods: in /etc/u7s/config.toml, section [firewall]: enabled = false",
         ],
         Host::Node { .. } => vec!["kubeadm init    (again: it writes the file anew)"],
-        Host::Busy { .. } => vec!["wait until it ends; its pid is in /run/lock/u7s.lock"],
+        Host::NotOurs { .. } => {
+            vec!["rm what lies there, then the same command again: this program makes it anew"]
+        }
+        Host::Busy { .. } => vec!["wait until it ends; its pid is in /run/u7s.lock"],
         Host::Enter(enter::Error::Link { .. }) => LINK.to_vec(),
         Host::Enter(enter::Error::Foreign { .. }) => FOREIGN.to_vec(),
+        Host::Enter(error) if stands(error) => STANDS.to_vec(),
         Host::UnitFailed { .. } | Host::Control(_) | Host::Enter(_) => {
             vec!["journalctl -u u7s.service -n 50"]
         }

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
+use u7s_host::enter::Kept;
 use u7s_plan::host::PATCHES_DIR;
 use u7s_shim::kubeadm::words;
 
@@ -17,8 +18,8 @@ pub(super) enum Use {
     ReadAll,
     /// Writes the file.
     Write,
-    /// Reads and writes certificates, keys and kubeconfigs in the directory.
-    Keep,
+    /// Reads and writes files of its own names in the directory.
+    Keep(Kept),
 }
 
 /// Flags whose value is a file or directory of the caller's.
@@ -31,8 +32,8 @@ const FLAGS: [(&str, Use); 8] = [
     ("old-config", Use::Read),
     ("patches", Use::ReadAll),
     ("new-config", Use::Write),
-    ("cert-dir", Use::Keep),
-    ("kubeconfig-dir", Use::Keep),
+    ("cert-dir", Use::Keep(Kept::Certificates)),
+    ("kubeconfig-dir", Use::Keep(Kept::Kubeconfigs)),
 ];
 
 /// Whether the command writes the kubelet's configuration or static pods, which the node's patches make fit for it.
@@ -138,7 +139,7 @@ pub(super) fn names(argv: &[OsString]) -> Vec<Named> {
             None => (text, None),
         };
         let Some((flag, for_)) = FLAGS.iter().find(|(known, _)| known.as_bytes() == name) else { continue };
-        if *for_ == Use::Keep && !keeps(argv) {
+        if matches!(for_, Use::Keep(_)) && !keeps(argv) {
             continue;
         }
         let (index, prefix, path) = match (value, args.peek()) {
@@ -180,7 +181,10 @@ mod tests {
         assert_eq!(found("config migrate --new-config out"), [(3, String::new(), "out".into(), Use::Write)]);
         assert_eq!(
             found("certs generate-csr --cert-dir=c --kubeconfig-dir k"),
-            [(2, "--cert-dir=".into(), "c".into(), Use::Keep), (4, String::new(), "k".into(), Use::Keep)]
+            [
+                (2, "--cert-dir=".into(), "c".into(), Use::Keep(Kept::Certificates)),
+                (4, String::new(), "k".into(), Use::Keep(Kept::Kubeconfigs))
+            ]
         );
         assert_eq!(found("init phase certs all --cert-dir c").len(), 1);
         assert_eq!(found("init phase kubeconfig admin --cert-dir c --kubeconfig-dir=k").len(), 2);

@@ -107,7 +107,7 @@ fn run(mut entry: Entry<'_>, argv: &[OsString]) -> Result<End, Error> {
             Use::ReadAll if patched => patches(&mut entry, &named)?,
             Use::ReadAll => entry.directory_argument(index, &named.prefix, &named.path)?,
             Use::Write => entry.output_file(index, &named.prefix, &named.path)?,
-            Use::Keep => entry.output_directory(index, &named.prefix, &named.path)?,
+            Use::Keep(kept) => entry.output_directory(index, &named.prefix, (&named.path, kept))?,
         }
     }
     Ok(entry.run()?.status.into())

@@ -141,7 +141,7 @@ pub fn run(argv: &[OsString]) -> Result<End, Error> {
     match arguments.command {
         Command::Plan { of } => plan::run(of),
         Command::Check(check) => check::run(check),
-        Command::Status(arguments) => status::run(arguments),
+        Command::Status(arguments) => status::run(&arguments),
         Command::Timings { output } => timings::run(output.output),
         Command::Ports { command } => ports::run(command),
         Command::Shell { command } => shell::run(command),

@@ -64,9 +64,18 @@ pub(super) const TABLE: Table = &[
         "kubeadm init    (ещё раз: файл будет записан заново)",
     ),
     (
-        "wait until it ends; its pid is in /run/lock/u7s.lock",
-        "дождитесь его завершения; его pid в /run/lock/u7s.lock",
+        "a file system inside the node does not answer: systemctl restart u7s.service    (ends what serves it)",
+        "файловая система внутри узла не отвечает: systemctl restart u7s.service    (завершает то, что её обслуживает)",
     ),
+    (
+        "cat /proc/PID/wchan    (where it waits); it ends with what it waits for",
+        "cat /proc/PID/wchan    (где он ждёт); он завершится вместе с тем, чего ждёт",
+    ),
+    (
+        "rm what lies there, then the same command again: this program makes it anew",
+        "удалите (rm) то, что там лежит, и повторите ту же команду: программа создаст файл заново",
+    ),
+    ("wait until it ends; its pid is in /run/u7s.lock", "дождитесь его завершения; его pid в /run/u7s.lock"),
     (
         "ls -l FILE    (where does it lead?), then name the file that is meant itself",
         "ls -l ФАЙЛ    (куда ведёт?), затем укажите сам нужный файл",

@@ -26,6 +26,10 @@ pub(super) const TABLE: Table = &[
     // crates/host/src/error.rs
     ("cannot read {path}", "не удаётся прочитать {path}"),
     ("{path} is not a regular file", "{path} - не обычный файл"),
+    (
+        "{path} is no lock of this program, but something of uid {uid}",
+        "{path} - не блокировка этой программы, а нечто, принадлежащее uid {uid}",
+    ),
     ("{path} is not a directory", "{path} - не каталог"),
     ("{path} is not a character device", "{path} - не символьное устройство"),
     (
@@ -127,8 +131,45 @@ pub(super) const TABLE: Table = &[
         "{program} не завершилась за {seconds} с и была принудительно остановлена",
     ),
     (
+        "{program} (process {pid}) cannot be killed and is left behind",
+        "{program} (процесс {pid}) нельзя завершить, он оставлен как есть",
+    ),
+    (
+        "{program} was ended by signal {signal}, which reached this command",
+        "{program} завершается из-за сигнала {signal}, полученного этой командой",
+    ),
+    // crates/sys/src/enter.rs
+    ("arrange the descriptors of the child", "подготовка дескрипторов дочернего процесса"),
+    ("put the child into its cgroup", "перемещение дочернего процесса в его cgroup"),
+    ("give up the caller's keyring and priority", "отказ от ключей и приоритета вызывающего"),
+    ("drop to the user", "переход к пользователю"),
+    ("prove that the privileges are gone for good", "проверка, что прав больше нет"),
+    ("join the namespaces", "вход в пространства имён"),
+    ("become uid 0 inside", "переход к uid 0 внутри"),
+    ("fork inside", "создание процесса внутри"),
+    ("begin a session", "начало сеанса"),
+    ("enter the working directory", "переход в рабочий каталог"),
+    ("look at the files that arguments name", "просмотр файлов, названных в аргументах"),
+    ("execute the program", "запуск программы"),
+    (
+        "not done after {seconds} s; process {pid} was killed",
+        "не закончено за {seconds} с; процесс {pid} принудительно завершён",
+    ),
+    (
+        "not done after {seconds} s; process {pid} cannot be killed and is left behind",
+        "не закончено за {seconds} с; процесс {pid} нельзя завершить, он оставлен как есть",
+    ),
+    (
+        "the child was killed or stopped before it could become the program",
+        "дочерний процесс завершён или остановлен, прежде чем он стал программой",
+    ),
+    (
         "{path} is a pipe that nobody wrote to within {seconds} s",
         "{path} - канал, в который за {seconds} с никто не писал",
+    ),
+    (
+        "{path} is a pipe that was not read to its end within {seconds} s",
+        "{path} - канал, который не удалось прочитать до конца за {seconds} с",
     ),
     (
         "{path} leads through a link that others than root may change",
@@ -154,6 +195,10 @@ pub(super) const TABLE: Table = &[
     (
         "{path} is served by uid {found}, not by the node's user, uid {expected}",
         "{path} обслуживает uid {found}, а не пользователь узла, uid {expected}",
+    ),
+    (
+        "{path} is no socket of the node, or is reached through a symbolic link",
+        "{path} - не сокет узла или доступен через символьную ссылку",
     ),
     ("u7s.service gave no answer within {seconds} s", "u7s.service не ответила за {seconds} с"),
     ("cannot talk to u7s.service at {path}", "не удаётся связаться с u7s.service через {path}"),

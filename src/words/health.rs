@@ -140,6 +140,18 @@ pub(super) const TABLE: Table = &[
         "таблицы nft inet u7s на хосте больше нет: ничто не закрывает подам доступ к самому хосту и к службам метаданных",
     ),
     (
+        "the node's /run is full: {free} of {total} MiB are free; no container starts",
+        "каталог /run узла заполнен: свободно {free} из {total} МиБ; контейнеры не запускаются",
+    ),
+    (
+        "the node's /run is full: {free} of {total} inodes are free; no container starts",
+        "каталог /run узла заполнен: свободно {free} из {total} inode; контейнеры не запускаются",
+    ),
+    (
+        "u7s shell -- du -xhd2 /run; what a pod left there goes with: systemctl restart u7s.service",
+        "u7s shell -- du -xhd2 /run; оставленное подами исчезнет после: systemctl restart u7s.service",
+    ),
+    (
         "the host's nft table inet u7s is not the one that configuration, node.json and resolv.conf ask for",
         "таблица nft inet u7s хоста не та, которой требуют конфигурация, node.json и resolv.conf",
     ),

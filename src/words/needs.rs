@@ -63,6 +63,38 @@ pub(super) const TABLE: Table = &[
         "modprobe tun; in a container, pass the device in",
         "modprobe tun; в контейнер устройство нужно передать",
     ),
+    (
+        "/etc/resolv.conf {why*}: the node's own cannot be mounted over it",
+        "/etc/resolv.conf {why*}: смонтировать поверх файл узла нельзя",
+    ),
+    ("is missing", "отсутствует"),
+    ("is a loop of symbolic links", "- петля символических ссылок"),
+    ("is a directory", "- каталог"),
+    ("leads to nothing", "ведёт в никуда"),
+    (
+        "ls -l /etc/resolv.conf; make it a file with the name servers of this host: resolv.conf(5)",
+        "ls -l /etc/resolv.conf; сделайте его файлом с серверами имён этого хоста: resolv.conf(5)",
+    ),
+    (
+        "{message*}: pods resolve no names of the world outside",
+        "{message*}: поды не разрешают имён внешнего мира",
+    ),
+    (
+        "/etc/resolv.conf leads to {target}, which is not there",
+        "/etc/resolv.conf ведёт к {target}, а его нет",
+    ),
+    (
+        "/etc/resolv.conf leads to {target}, which u7s.service does not see",
+        "/etc/resolv.conf ведёт к {target}, а u7s.service его не видит",
+    ),
+    (
+        "start what makes it, e.g.: systemctl enable --now systemd-resolved",
+        "запустите то, что его создаёт, например: systemctl enable --now systemd-resolved",
+    ),
+    (
+        "systemctl edit u7s.service, below [Service]: BindReadOnlyPaths={directory}",
+        "systemctl edit u7s.service, в разделе [Service]: BindReadOnlyPaths={directory}",
+    ),
     // Programs.
     (
         "{message*}: ports of Services are not opened on this host",

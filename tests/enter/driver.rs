@@ -1,13 +1,17 @@
 //! The entering program, as a door would be.
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use u7s::{End, Error, report};
-use u7s_host::enter::{Entry, Target};
+use u7s_host::enter::{Entry, Target, as_user, within};
+use u7s_host::lock::Lock;
 use u7s_plan::facts::UserFact;
+use u7s_sys::keyring;
+
+use crate::node::UID;
 
 /// `PID UID` of the node.
 pub(crate) const NODE: &str = "U7S_ENTER";
@@ -20,8 +24,22 @@ pub(crate) const SECONDS: &str = "U7S_ENTER_SECONDS";
 /// Not inside, but dropped on the host.
 pub(crate) const HOST: &str = "U7S_ENTER_HOST";
 
+/// A key in the session keyring of the entering program.
+pub(crate) const KEY: &str = "U7S_ENTER_KEY";
+/// The lock of init and reset is held meanwhile.
+pub(crate) const LOCK: &str = "U7S_ENTER_LOCK";
+/// Nothing is entered: what is to be done by a copy of this process, as the user or with all rights, and the file that it
+/// reads.
+pub(crate) const WORK: &str = "U7S_ENTER_WORK";
+
+/// The name of that key.
+pub(crate) const NAME: &CStr = c"u7s-test-secret";
+
 /// Enters if this process was started to; the arguments are the program's.
 pub(crate) fn run() -> Option<ExitCode> {
+    if let Ok(work) = std::env::var(WORK) {
+        return Some(report::finish("enter", copy(&work)));
+    }
     let node = std::env::var(NODE).ok()?;
     Some(report::finish("enter", enter(&node)))
 }
@@ -33,7 +51,24 @@ fn named<'a>(argv: &'a [OsString], variable: &str) -> Result<Option<(usize, &'a 
     Ok(argv.get(index).map(|path| (index, Path::new(path))))
 }
 
+/// Reads a file in a copy of this process.
+fn copy(work: &str) -> Result<End, Error> {
+    let path = std::env::args_os().nth(1).unwrap_or_default();
+    let read = || std::fs::read(&path).is_ok();
+    let deadline = Duration::from_secs(1);
+    let user = UserFact { uid: UID, gid: UID, ..UserFact::default() };
+    let done =
+        if work == "as_user" { as_user(&user, deadline, read) } else { within("reading", deadline, read) };
+    Ok(End::Code(u8::from(!done?)))
+}
+
 fn enter(node: &str) -> Result<End, Error> {
+    let _lock = std::env::var_os(LOCK).map(|_| Lock::take()).transpose()?;
+    if std::env::var_os(KEY).is_some() {
+        let failed = |error: String| Error::Usage(error);
+        keyring::join_empty().map_err(|errno| failed(errno.to_string()))?;
+        keyring::add(NAME, b"TOPSECRET").map_err(|error| failed(error.to_string()))?;
+    }
     let (pid, uid) = node.split_once(' ').ok_or_else(|| Error::Usage("PID UID".into()))?;
     let number = |text: &str| text.parse::<u32>().map_err(|error| Error::Usage(error.to_string()));
     let (pid, uid) = (number(pid)?, number(uid)?);

@@ -6,9 +6,12 @@
 #![expect(clippy::print_stdout, reason = "a test prints what it saw")]
 
 mod driver;
+mod fuse;
+mod inherited;
 mod node;
 mod streams;
 mod terminal;
+mod waits;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -19,7 +22,7 @@ pub(crate) type Check = Result<(), Box<dyn std::error::Error>>;
 pub(crate) type Listed = (&'static str, fn(&node::Node) -> Check);
 
 fn main() -> std::process::ExitCode {
-    if let Some(code) = driver::run() {
+    if let Some(code) = fuse::run().or_else(inherited::run).or_else(driver::run) {
         return code;
     }
     if signals_are_ignored() {
@@ -37,10 +40,13 @@ fn main() -> std::process::ExitCode {
             return std::process::ExitCode::FAILURE;
         }
     };
-    let trials = [node::TESTS, streams::TESTS, terminal::TESTS].into_iter().flatten().map(|(name, test)| {
-        let node = std::sync::Arc::clone(&node);
-        Trial::test(*name, move || test(&node).map_err(|error| error.to_string().into()))
-    });
+    let trials = [node::TESTS, streams::TESTS, terminal::TESTS, inherited::TESTS, waits::TESTS]
+        .into_iter()
+        .flatten()
+        .map(|(name, test)| {
+            let node = std::sync::Arc::clone(&node);
+            Trial::test(*name, move || test(&node).map_err(|error| error.to_string().into()))
+        });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     drop(node);
     conclusion.exit_code()

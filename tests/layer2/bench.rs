@@ -55,13 +55,16 @@ pub(crate) struct Bench {
     notify: UnixDatagram,
 }
 
+/// Where benches lie: the node has a /tmp and a /var/tmp of its own over the host's.
+const STAGE: &str = "/var/lib";
+
 impl Bench {
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         assert!(nix::unistd::geteuid().is_root(), "these tests need root");
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let uid = 61_000 + std::process::id() % 1000 + number * 1000;
-        let root = tempfile::Builder::new().prefix("u7s-layer2-").tempdir().unwrap();
+        let root = tempfile::Builder::new().prefix("u7s-layer2-").tempdir_in(STAGE).unwrap();
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for directory in ["home", "run", "target"] {
             fs::create_dir(root.path().join(directory)).unwrap();

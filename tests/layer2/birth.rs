@@ -116,6 +116,53 @@ fn the_runtime_directory_is_the_same_on_both_sides_and_run_is_fresh() {
     assert_eq!(node.inside("ls /run | tr '\\n' ' '"), "containers crio flannel lock netns u7s ");
 }
 
+/// What is in memory has a bound, in bytes and in files; layers of images are not in memory.
+#[test]
+fn no_file_system_of_the_node_takes_all_memory() {
+    let node = Bench::new().start();
+    let memory: u64 = node.inside("awk '/^MemTotal/ { print $2 }' /proc/meminfo").trim().parse().unwrap();
+    for place in ["/run", "/tmp", "/root"] {
+        let seen = node.inside(&format!("stat -f -c '%T %b %S %c' {place}"));
+        let words: Vec<&str> = seen.split_whitespace().collect();
+        let number = |at: usize| words[at].parse::<u64>().unwrap();
+        assert_eq!(words[0], "tmpfs", "{place}");
+        let kib = number(1) * number(2) / 1024;
+        assert!(kib * 4 < memory, "{place} may take {kib} KiB of {memory}");
+        assert!((10_000..=102_400).contains(&number(3)), "{place}: {seen}");
+    }
+    assert_eq!(node.inside("stat -c %a /tmp /var/tmp"), "1777\n1777\n");
+    node.inside("echo layer > /var/tmp/layer");
+    assert_eq!(fs::read_to_string(node.bench.path("home/node/var-tmp/layer")).unwrap(), "layer\n");
+}
+
+/// Whoever wrote there has ended; it may belong to any id of the node, which only its own root may remove.
+#[test]
+fn var_tmp_is_empty_after_a_restart() {
+    let mut first = Bench::new().start();
+    first.inside(
+        "mkdir -m 700 /var/tmp/theirs; touch /var/tmp/theirs/layer; chown -R 1000:1000 /var/tmp/theirs",
+    );
+    first.end(nix::sys::signal::Signal::SIGTERM);
+    let second = first.restart();
+    assert_eq!(second.inside("ls -A /var/tmp"), "");
+    let old = second.bench.path("home/node/var-tmp.old");
+    crate::proc::wait_for("what was left to be removed", std::time::Duration::from_secs(10), || {
+        (!old.exists()).then_some(())
+    });
+}
+
+/// A fifth of the memory would have to be filled; files are counted as well.
+#[test]
+fn the_room_of_run_is_told() {
+    let node = Bench::new().start();
+    let before = node.now().run.unwrap();
+    assert!(before.total > 0 && before.free_files > 10_000, "{before:?}");
+    node.inside("seq -f /run/lock/%.0f 1000 | xargs touch; head -c 3000000 /dev/zero > /run/lock/fill");
+    let after = node.now().run.unwrap();
+    assert!(before.free - after.free >= 3_000_000, "{before:?} {after:?}");
+    assert!(before.free_files - after.free_files >= 1000, "{before:?} {after:?}");
+}
+
 #[test]
 fn names_files_and_binds_are_those_of_the_specification() {
     let node = Bench::new().start();

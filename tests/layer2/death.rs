@@ -64,7 +64,7 @@ fn a_pod_that_ignores_sigterm_is_killed_after_its_grace() {
 }
 
 #[test]
-fn kill_of_the_supervisor_leaves_no_process() {
+fn f2_kill_of_the_supervisor_leaves_no_process() {
     let mut node = Bench::new().start();
     node.inside("sleep 300 >/dev/null 2>&1 &");
     assert_eq!(node.end(Signal::SIGKILL).signal(), Some(9));
@@ -72,7 +72,7 @@ fn kill_of_the_supervisor_leaves_no_process() {
 }
 
 #[test]
-fn kill_of_pid_one_is_a_failure_that_cleans_up() {
+fn f2_kill_of_pid_one_is_a_failure_that_cleans_up() {
     let mut node = Bench::new().start();
     node.inside("sleep 300 >/dev/null 2>&1 &");
     kill(Pid::from_raw(node.init()), Signal::SIGKILL).unwrap();

@@ -12,6 +12,7 @@
 
 mod bench;
 mod birth;
+mod busy;
 mod calls;
 mod control;
 mod death;
@@ -20,3 +21,4 @@ mod pods;
 mod ports;
 mod proc;
 mod refusal;
+mod scarce;

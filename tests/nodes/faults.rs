@@ -14,6 +14,8 @@ pub(crate) const TESTS: &[Listed] = &[
     ("faults::f6_kubelet", f6_kubelet),
     ("faults::f5_crio", f5_crio),
     ("faults::f4_slirp4netns", f4_slirp4netns),
+    ("faults::f8_each_part_of_the_control_plane", f8_each_part_of_the_control_plane),
+    ("faults::f7_the_monitor_of_etcds_container", f7_the_monitor_of_etcds_container),
     ("faults::f3_pid_1", f3_pid_1),
     ("faults::f1_supervisor", f1_supervisor),
     ("faults::stop_leaves_nothing_and_start_brings_it_back", stop_leaves_nothing),
@@ -117,6 +119,56 @@ fn f4_slirp4netns(world: &World) -> Check {
     })?;
     let heard = listener.wait(Duration::from_secs(10))?;
     holds(heard.stdout == "through\n", format!("the other host heard: {heard}"))
+}
+
+/// The API server says that it and etcd are ready.
+fn api_ready(cluster: &Cluster) -> Result<(), String> {
+    let answer = cluster.kubectl(&["--request-timeout=5s", "get", "--raw", "/readyz"]);
+    match answer.map_err(|error| error.to_string())?.as_str() {
+        "ok" => Ok(()),
+        other => Err(other.to_owned()),
+    }
+}
+
+fn f8_each_part_of_the_control_plane(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    cluster.converge(Duration::from_secs(120))?;
+    cluster.kubectl(&["create", "configmap", "f8", "--from-literal=a=b"])?;
+    for comm in ["kube-apiserver", "etcd", "kube-scheduler", "kube-controller"] {
+        let begin = Instant::now();
+        replace(&cluster, comm, "", Duration::from_secs(60))?;
+        until(Duration::from_secs(60).saturating_sub(begin.elapsed()), "/readyz", || api_ready(&cluster))?;
+        note(format!("/readyz {:.1} s after the end of {comm}", begin.elapsed().as_secs_f64()));
+    }
+    cluster.converge(Duration::from_secs(120))?;
+    let kept = cluster.kubectl(&["get", "configmap", "f8", "-o", "jsonpath={.data.a}"])?;
+    cluster.kubectl(&["delete", "configmap", "f8"])?;
+    holds(kept == "b", "etcd lost what was written before")
+}
+
+/// Without its conmon a container has nobody who reads its output or tells CRI-O of its end: etcd dies when it writes, and only
+/// its liveness probe (eight times ten seconds), then the kubelet's stop, find that out, as on a rootful node.
+fn f7_the_monitor_of_etcds_container(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    cluster.converge(Duration::from_secs(120))?;
+    cluster.kubectl(&["create", "configmap", "f7", "--from-literal=a=b"])?;
+    let etcd = one(&cluster, "etcd", "")?;
+    let monitor = cluster.node().processes().into_iter().find(|process| process.pid == etcd.parent);
+    let monitor = monitor.filter(|process| process.comm == "conmon").ok_or("etcd's parent is no conmon")?;
+    let begin = Instant::now();
+    cluster.node().signal(&monitor, Signal::SIGKILL)?;
+    until(Duration::from_secs(300), "an etcd with a monitor", || {
+        let now = one(&cluster, "etcd", "").map_err(|error| error.to_string())?;
+        let all = cluster.node().processes();
+        let parent = all.iter().find(|process| process.pid == now.parent);
+        let watched = parent.is_some_and(|parent| parent.comm == "conmon");
+        if watched { api_ready(&cluster) } else { Err(format!("etcd {} is a child of {parent:?}", now.pid)) }
+    })?;
+    note(format!("etcd has a monitor again after {:.1} s", begin.elapsed().as_secs_f64()));
+    cluster.converge(Duration::from_secs(120))?;
+    let kept = cluster.kubectl(&["get", "configmap", "f7", "-o", "jsonpath={.data.a}"])?;
+    cluster.kubectl(&["delete", "configmap", "f7"])?;
+    holds(kept == "b", "etcd lost what was written before")
 }
 
 /// The whole tree dies and a new one stands: no pid of the old one is left.

@@ -12,6 +12,7 @@ mod firewall;
 mod flannel;
 mod ha;
 mod hostile_stop;
+mod hostile_waits;
 mod init;
 mod join;
 mod machine;
@@ -33,6 +34,7 @@ mod services;
 mod strangers;
 mod traffic;
 mod troubles;
+mod uncovered;
 mod upgrade;
 mod world;
 
@@ -65,6 +67,7 @@ const GROUPS: [Group; 13] = [
             progress::TESTS,
             services::TESTS,
             posture::TESTS,
+            uncovered::TESTS,
             faults::TESTS,
             reset::TESTS,
             resume::TESTS,
@@ -80,7 +83,7 @@ const GROUPS: [Group; 13] = [
     Group { name: "firewall", modules: &[firewall::TESTS, rootful::TESTS] },
     Group { name: "package", modules: &[package::TESTS] },
     Group { name: "hostile", modules: &[hostile_stop::TESTS] },
-    Group { name: "troubles", modules: &[troubles::TESTS] },
+    Group { name: "troubles", modules: &[troubles::TESTS, hostile_waits::TESTS] },
     Group { name: "refusals", modules: &[refusals::TESTS] },
     Group { name: LONG, modules: &[upgrade::TESTS] },
 ];

@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[Listed] = &[
     ("refusals::malformed_config", malformed_config),
     ("refusals::fifo_as_config", fifo_as_config),
     ("refusals::second_init_at_the_same_time", second_init_at_the_same_time),
+    ("refusals::f8_a_strangers_lock_plays_no_role", a_strangers_lock_plays_no_role),
     ("refusals::unit_already_failed", unit_already_failed),
     ("refusals::crio_missing", crio_missing),
     ("refusals::all_unmet_needs_at_once", all_unmet_needs_at_once),
@@ -168,18 +169,37 @@ fn fifo_as_config(world: &World) -> Check {
 
 fn second_init_at_the_same_time(world: &World) -> Check {
     let bare = world.bare()?;
-    let holder = bare.node.spawn(&["flock", "/run/lock/u7s.lock", "sleep", "60"])?;
+    let holder = bare.node.spawn(&["flock", "/run/u7s.lock", "sleep", "60"])?;
     bare.node.until(Duration::from_secs(10), "the lock", |node| {
         let locked = node
-            .sh("flock -n /run/lock/u7s.lock true && echo free || echo held")
+            .sh("flock -n /run/u7s.lock true && echo free || echo held")
             .map_err(|error| error.to_string())?;
         if locked == "held" { Ok(()) } else { Err(locked) }
     })?;
     let output = kubeadm(&bare.node, &["init", IGNORED]).within(Duration::from_secs(10)).run();
     drop(holder);
+    bare.node.sh("rm /run/u7s.lock")?;
     let output = output?;
     wants(&output, "another init or reset is running")?;
     exits(&output, 1)?;
+    untouched(&bare)
+}
+
+/// F8: who comes first to a place that is open to all does not decide whether root's command runs.
+fn a_strangers_lock_plays_no_role(world: &World) -> Check {
+    let bare = world.bare()?;
+    let stranger = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    bare.node.sh(&format!("chmod 1777 /run/lock; {stranger} touch /run/lock/u7s.lock"))?;
+    holds(bare.node.sh(&format!("! {stranger} touch /run/u7s.lock 2>&1")).is_ok(), "/run is open to all")?;
+    let result = refused(&bare, &["--pod-network-cidr=10.77.0.0/16", IGNORED], "[ERROR PodCIDR]");
+    bare.node.sh("rm /run/lock/u7s.lock; mkdir /run/u7s.lock")?;
+    let taken = kubeadm(&bare.node, &["init", IGNORED]).within(Duration::from_secs(10)).run();
+    bare.node.sh("rmdir /run/u7s.lock")?;
+    result?;
+    let taken = taken?;
+    wants(&taken, "/run/u7s.lock")?;
+    wants(&taken, "hint: rm what lies there")?;
+    exits(&taken, 1)?;
     untouched(&bare)
 }
 

@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt::PeerCredentials,
 };
+use nix::sys::stat::{SFlag, fstat};
 
 use u7s_plan::control::{Answer, MAX_ANSWER, Port, Request, SOCKET, Status};
 use u7s_plan::need::Unmet;
+
+use crate::files;
 
 /// How long an answer may take when the request itself starts and stops nothing.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,6 +48,12 @@ pub enum Error {
         found: u32,
         /// Whose should.
         expected: u32,
+    },
+    /// Something else than a socket lies there, or the way to it leads through a link: nothing of it was opened.
+    #[error("{} is no socket of the node, or is reached through a symbolic link", path.display())]
+    NoSocket {
+        /// Its place.
+        path: PathBuf,
     },
     /// No answer in time.
     #[error("u7s.service gave no answer within {seconds} s")]
@@ -140,7 +150,7 @@ impl Client {
     /// One request, one answer.
     ///
     /// # Errors
-    /// `NotRunning`, `Denied`, `Stranger` before anything was sent; `Deadline`, `Talk`, `Garbled` after.
+    /// `NotRunning`, `Denied`, `NoSocket`, `Stranger` before anything was sent; `Deadline`, `Talk`, `Garbled` after.
     pub fn ask(&self, request: &Request) -> Result<Answer, Error> {
         let until = Instant::now() + self.patience;
         let mut stream = self.connect(until)?;
@@ -152,11 +162,15 @@ impl Client {
     }
 
     /// A full backlog makes a blocking connect wait without end, so this one does not block.
+    ///
+    /// Root connects to nothing but a socket that the node's user made: who asked systemd to start a service by a
+    /// connection would need no more than a link. What was looked at is what is connected to, by its descriptor.
     fn connect(&self, until: Instant) -> Result<UnixStream, Error> {
+        let held = self.hold()?;
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let talk = |errno: Errno| self.broken(errno.into());
         let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(talk)?;
-        let address = UnixAddr::new(&self.path).map_err(talk)?;
+        let address = UnixAddr::new(&files::proc_path(&held)).map_err(talk)?;
         loop {
             match connect(socket.as_raw_fd(), &address) {
                 Ok(()) => break,
@@ -176,7 +190,26 @@ impl Client {
         Ok(stream)
     }
 
-    /// The directory belongs to the node's user, who could put anybody's socket there.
+    /// The directory belongs to the node's user, who could put anything there.
+    fn hold(&self) -> Result<OwnedFd, Error> {
+        let held = files::open(&self.path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC);
+        let held = held.map_err(|errno| match errno {
+            Errno::ENOENT | Errno::ENOTDIR => Error::NotRunning { path: self.path.clone() },
+            Errno::EACCES => Error::Denied { path: self.path.clone() },
+            Errno::ELOOP => Error::NoSocket { path: self.path.clone() },
+            other => self.broken(other.into()),
+        })?;
+        let seen = fstat(&held).map_err(|errno| self.broken(errno.into()))?;
+        if !files::is(&seen, SFlag::S_IFSOCK) {
+            return Err(Error::NoSocket { path: self.path.clone() });
+        }
+        if seen.st_uid != self.uid {
+            return Err(Error::Stranger { path: self.path.clone(), found: seen.st_uid, expected: self.uid });
+        }
+        Ok(held)
+    }
+
+    /// Who listens may be somebody else than who made the socket.
     fn check_peer(&self, socket: &OwnedFd) -> Result<(), Error> {
         let peer = getsockopt(socket, PeerCredentials).map_err(|errno| self.broken(errno.into()))?;
         if peer.uid() == self.uid {
@@ -317,10 +350,25 @@ mod tests {
     }
 
     #[test]
-    fn s15_a_socket_of_somebody_else_is_not_asked() {
-        let (_dir, client, server) = serve(Vec::new());
-        let client = Client { uid: client.uid + 1, ..client };
-        assert!(matches!(client.status(), Err(Error::Stranger { .. })));
-        assert_eq!(server.join().unwrap(), b"");
+    fn s15_a_socket_of_somebody_else_is_not_even_connected_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let own = nix::unistd::geteuid().as_raw();
+        let client = Client::new(own + 1).at(&path);
+        assert!(matches!(client.status(), Err(Error::Stranger { found, .. }) if found == own));
+        let link = dir.path().join("link.sock");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(matches!(Client::new(own).at(&link).status(), Err(Error::NoSocket { .. })));
+        let above = dir.path().join("above");
+        std::os::unix::fs::symlink(dir.path(), &above).unwrap();
+        let reached = Client::new(own).at(&above.join("control.sock")).status();
+        assert!(matches!(reached, Err(Error::NoSocket { .. })));
+        let file = dir.path().join("file.sock");
+        std::fs::write(&file, "").unwrap();
+        assert!(matches!(Client::new(own).at(&file).status(), Err(Error::NoSocket { .. })));
+        let nobody = listener.accept().map(drop).unwrap_err();
+        assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock, "somebody connected");
     }
 }

@@ -4,11 +4,13 @@
 //! user controls (S48); the terminal of the caller is never shared, a new one stands in for it (S11); no descriptor but
 //! those meant is there (S10); the environment is an allow-list (S8).
 
+mod clock;
 mod environment;
 mod error;
 mod files;
 mod outputs;
 mod relay;
+mod signals;
 mod target;
 mod terminal;
 mod user;
@@ -21,16 +23,17 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::unistd::{Gid, Uid, geteuid};
-use u7s_sys::enter::{self as way, Ids, Program, Substitute, Way};
+use nix::unistd::geteuid;
+use u7s_sys::enter::{self as way, Ids, Program, Substitute, Way, drop_for_good};
 
 pub use self::environment::{Environment, PATH};
 pub use self::error::Error;
 pub use self::files::{MAX_FILE, read_argument};
+pub use self::outputs::Kept;
 use self::relay::{Listener, Relay, Streams};
 pub use self::target::{Target, inside};
 pub(crate) use self::user::as_author;
-pub use self::user::as_user;
+pub use self::user::{as_user, within};
 pub use crate::files::{Author, is_own_descriptor};
 
 /// A program to run.
@@ -180,7 +183,10 @@ impl<'a> Entry<'a> {
         self
     }
 
-    /// After this time the program is killed with its group.
+    /// After this time the program is killed with its group; the way to its execution has as much at most, and
+    /// [`u7s_sys::enter::PATIENCE`].
+    ///
+    /// It makes the program a part of what the caller does: a signal that asks the caller to end ends both.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
@@ -270,13 +276,18 @@ impl<'a> Entry<'a> {
         self.replace(index, path, OsStr::new(&instead), Some(self.last_descriptor()))
     }
 
-    /// Says that `argv[index]` is `prefix` and then the name of a directory in which certificates, keys and kubeconfigs are
-    /// read and written; what the program makes or changes there goes to `path` once it has ended.
+    /// Says that `argv[index]` is `prefix` and then the name of a directory in which files of kubeadm's names are read and
+    /// written; those that the program makes or changes there go to `path` once it has ended.
     ///
     /// # Errors
     /// `File`, `Link`: it cannot be read; `Child`: the user could not be given a copy.
-    pub fn output_directory(&mut self, index: usize, prefix: &str, path: &Path) -> Result<(), Error> {
-        let Some(tree) = outputs::Tree::new(path, self.ids())? else { return Ok(()) };
+    pub fn output_directory(
+        &mut self,
+        index: usize,
+        prefix: &str,
+        (path, kept): (&Path, Kept),
+    ) -> Result<(), Error> {
+        let Some(tree) = outputs::Tree::new(path, kept, self.ids())? else { return Ok(()) };
         let instead: OsString = [OsStr::new(prefix), tree.staged.as_os_str()].into_iter().collect();
         self.trees.push(tree);
         self.replace(index, path, &instead, None)
@@ -298,10 +309,14 @@ impl<'a> Entry<'a> {
 
     /// Runs it to its end.
     ///
-    /// INT, TERM, HUP, QUIT, USR1 and USR2 that reach this process meanwhile go on to the program.
+    /// INT, TERM, HUP, QUIT, USR1 and USR2 that reach this process meanwhile go on to the program. On its way to
+    /// execution they end it. One that asks this process to end is obeyed: a program without deadline that shows its
+    /// output to the caller may understand it in its own way, but has 30 s to obey SIGTERM, and no time after a second
+    /// one; of any other the caller gets `Interrupted`, or this process ends by the signal where the output was kept.
     ///
     /// # Errors
     /// `Start`: it could not be executed, the stage says where. `Deadline`, `Watch`, `Cgroup`, `Argument`.
+    /// `Interrupted`: see above. `LeftBehind`: it waits for a file that does not answer, and cannot be killed.
     /// `Deliver`: it has ended, and what it wrote for the caller cannot be put in place.
     pub fn run(self) -> Result<Ended, Error> {
         self.followed(None)
@@ -319,13 +334,14 @@ impl<'a> Entry<'a> {
 
     fn followed(mut self, heard: Option<Listener<'_>>) -> Result<Ended, Error> {
         let name = self.name();
+        let patience = self.deadline.map_or(way::PATIENCE, |deadline| deadline.min(way::PATIENCE));
         let (cgroup, way) = self.way()?;
         let way = Way { cgroup: cgroup.as_ref().map(AsFd::as_fd), ..way };
         let mut streams = Streams::new(&self.input, self.output, self.reader())?;
         if heard.is_some() {
             streams.pass_by_us()?;
         }
-        let relay = Relay::begin(streams, name.clone())?;
+        let relay = Relay::begin(streams, self.output, name)?;
         let argv = texts(&self.argv)?;
         let env = self.variables()?;
         let directory = text(self.directory.as_os_str())?;
@@ -340,8 +356,13 @@ impl<'a> Entry<'a> {
             substitutes: &self.substitutes,
             terminal: relay.controlling(),
             mask: relay.former_mask(),
+            patience,
+            interrupt: Some(relay.interrupt()),
         };
-        let started = way::start(&program, &way).map_err(|source| Error::Start { program: name, source })?;
+        let started = match way::start(&program, &way) {
+            Ok(started) => started,
+            Err(failure) => return Err(relay.give_up(failure)),
+        };
         drop(descriptors);
         let ended = relay.follow(&started, self.deadline, heard)?;
         std::mem::take(&mut self.documents).into_iter().try_for_each(outputs::Document::deliver)?;
@@ -356,9 +377,11 @@ impl<'a> Entry<'a> {
         match self.place {
             Place::Inside(target) => {
                 let cgroup = if privileged { Some(target.procs()?) } else { None };
-                Ok((cgroup, Way { cgroup: None, user, namespaces: Some(target.process()) }))
+                // Anybody else has no limits but the node's own.
+                let limits = if privileged { target.limits() } else { &[] };
+                Ok((cgroup, Way { cgroup: None, user, namespaces: Some(target.process()), limits }))
             }
-            Place::Host(_) => Ok((None, Way { cgroup: None, user, namespaces: None })),
+            Place::Host(_) => Ok((None, Way { user, ..Way::default() })),
         }
     }
 
@@ -425,19 +448,11 @@ pub fn exec_as<S: Into<OsString>>(
     if let Err(error) = u7s_sys::fork::close_all_on_exec() {
         return error.into();
     }
-    if let Err(errno) = renounce(uid, gid) {
+    let renounced = drop_for_good(Ids { uid, gid }).map_err(|(_, errno)| errno);
+    if let Err(errno) = renounced.and_then(|()| nix::sys::prctl::set_no_new_privs()) {
         return Error::Watch { program: program.display().to_string(), source: errno.into() };
     }
     exec_here(program, argv, environment)
-}
-
-/// Groups first: without uid 0 they cannot be changed (2018-7169, and setresuid must come last).
-fn renounce(uid: u32, gid: u32) -> nix::Result<()> {
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    nix::unistd::setgroups(&[])?;
-    nix::unistd::setresgid(gid, gid, gid)?;
-    nix::unistd::setresuid(uid, uid, uid)?;
-    nix::sys::prctl::set_no_new_privs()
 }
 
 /// A name without slash is looked for in each directory of `search`.

@@ -20,6 +20,14 @@ pub enum Error {
         /// Which.
         path: PathBuf,
     },
+    /// Something of somebody else, or no plain file, lies where the lock is expected.
+    #[error("{path} is no lock of this program, but something of uid {uid}")]
+    NotOurs {
+        /// The lock's place.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
     /// Something else than a directory lies where a directory is expected.
     #[error("{path} is not a directory")]
     NotDirectory {
@@ -339,6 +347,18 @@ pub enum Error {
     /// The supervisor gave no answer, or refused.
     #[error(transparent)]
     Control(#[from] crate::control::Error),
+}
+
+impl Error {
+    /// The signal that asked this process to end, if that is why something was not done.
+    #[must_use]
+    pub fn interrupted(&self) -> Option<i32> {
+        match self {
+            Self::Enter(crate::enter::Error::Interrupted { signal, .. }) => Some(*signal),
+            Self::Step { source, .. } | Self::Left { source, .. } => source.interrupted(),
+            _ => None,
+        }
+    }
 }
 
 /// An error with its causes in one sentence, where a chain cannot be kept.

@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
@@ -262,35 +263,82 @@ pub(crate) fn remove_dir(path: &Path) -> Result<bool, Error> {
     }
 }
 
-/// Names in a directory, `.` and `..` left out.
-pub(crate) fn names(dir: &OwnedFd) -> nix::Result<Vec<OsString>> {
+/// The most names of one directory that are kept in memory: whoever owns it could make millions of them.
+pub(crate) const MOST_NAMES: usize = 10_000;
+
+/// Gives each name in a directory to `see`, `.` and `..` left out, until that breaks off: none is kept.
+fn each_name(dir: &OwnedFd, see: &mut dyn FnMut(&OsStr) -> nix::Result<ControlFlow<()>>) -> nix::Result<()> {
     use std::os::unix::ffi::OsStrExt;
     let own = open_in(dir, OsStr::new("."), OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
     let mut entries = nix::dir::Dir::from_fd(own)?;
-    let mut names = Vec::new();
     for entry in entries.iter() {
         let entry = entry?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        if name != "." && name != ".." {
-            names.push(name.to_owned());
+        if name != "." && name != ".." && see(name)?.is_break() {
+            break;
         }
     }
+    Ok(())
+}
+
+/// The first [`MOST_NAMES`] names in an open directory.
+pub(crate) fn names(dir: &OwnedFd) -> nix::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    each_name(dir, &mut |name| {
+        names.push(name.to_owned());
+        let full = names.len() == MOST_NAMES;
+        Ok(if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
     Ok(names)
 }
 
 /// Names in the directory at `path`, sorted; empty if it does not exist.
 ///
 /// # Errors
-/// `Link`, `NotDirectory`, `Read`.
+/// `TooManyFiles`: more than [`MOST_NAMES`]. `Link`, `NotDirectory`, `Read`.
+#[cfg(test)]
 pub(crate) fn list(path: &Path) -> Result<Vec<OsString>, Error> {
+    let (names, whole) = some(path, MOST_NAMES, &|_| true)?;
+    if whole { Ok(names) } else { Err(Error::TooManyFiles { path: path.to_owned(), limit: MOST_NAMES }) }
+}
+
+/// At most `most` of the names in the directory at `path` that are `wanted`, sorted, and whether these are all.
+///
+/// # Errors
+/// `Link`, `NotDirectory`, `Read`.
+pub(crate) fn some(
+    path: &Path,
+    most: usize,
+    wanted: &dyn Fn(&OsStr) -> bool,
+) -> Result<(Vec<OsString>, bool), Error> {
     let dir = match open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC) {
         Ok(dir) => dir,
-        Err(Errno::ENOENT) => return Ok(Vec::new()),
+        Err(Errno::ENOENT) => return Ok((Vec::new(), true)),
         Err(errno) => return Err(opening(path, errno)),
     };
-    let mut names = names(&dir).map_err(|errno| opening(path, errno))?;
+    let (mut names, mut whole) = (Vec::new(), true);
+    let mut keep = |name: &OsStr| {
+        if wanted(name) {
+            if names.len() == most {
+                whole = false;
+                return Ok(ControlFlow::Break(()));
+            }
+            names.push(name.to_owned());
+        }
+        Ok(ControlFlow::Continue(()))
+    };
+    each_name(&dir, &mut keep).map_err(|errno| opening(path, errno))?;
     names.sort();
-    Ok(names)
+    Ok((names, whole))
+}
+
+/// Whether the directory at `path` holds nothing; one that does not exist holds nothing.
+///
+/// # Errors
+/// `Link`, `NotDirectory`, `Read`.
+pub(crate) fn is_empty(path: &Path) -> Result<bool, Error> {
+    let (names, whole) = some(path, 0, &|_| true)?;
+    Ok(names.is_empty() && whole)
 }
 
 /// Sets the permission bits of the character device at `path`.
@@ -441,6 +489,27 @@ mod tests {
         remove(&path).unwrap();
         assert!(list(dir.path()).unwrap().is_empty());
         remove(&path).unwrap();
+    }
+
+    #[test]
+    fn f13_more_names_than_are_kept_are_an_error_that_names_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..=MOST_NAMES {
+            // Other names of one file are the cheapest.
+            match number {
+                0 => drop(std::fs::write(dir.path().join("0"), "")),
+                _ => std::fs::hard_link(dir.path().join("0"), dir.path().join(number.to_string())).unwrap(),
+            }
+        }
+        assert!(matches!(list(dir.path()), Err(Error::TooManyFiles { path, .. }) if path == dir.path()));
+        let (first, whole) = some(dir.path(), 3, &|name| name != "7").unwrap();
+        assert_eq!((first.len(), whole), (3, false));
+        let (one, whole) = some(dir.path(), 3, &|name| name == "9999").unwrap();
+        assert_eq!((one, whole), (vec![OsString::from("9999")], true));
+        assert!(!is_empty(dir.path()).unwrap());
+        // Nothing of it is kept while it is removed.
+        remove_tree(dir.path(), true).unwrap();
+        assert!(is_empty(dir.path()).unwrap() && is_empty(&dir.path().join("none")).unwrap());
     }
 
     #[test]

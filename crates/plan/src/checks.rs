@@ -32,7 +32,7 @@ const fn check(id: &'static str, wants: &'static str, by: By) -> Check {
 }
 
 /// All of them, in the order in which `u7s check` shows them.
-pub const CHECKS: [Check; 50] = [
+pub const CHECKS: [Check; 52] = [
     check("KernelVersion", "Linux 5.15 or newer", By::Anybody),
     check("Systemd", "systemd 244 or newer answers", By::Anybody),
     check("Unit", "u7s.service is installed", By::Anybody),
@@ -58,6 +58,7 @@ pub const CHECKS: [Check; 50] = [
     ),
     check("KubeadmVersion", "kubeadm tells its version", By::Anybody),
     check("Hostname", "the host name can be a node's name", By::Anybody),
+    check("ResolvConf", "the host's /etc/resolv.conf is a file that the unit sees", By::Anybody),
     check("EtcdDataDir", "etcd's directory can be the node's own", By::Anybody),
     check("KubernetesDir", "/etc/kubernetes holds only what root put there", By::Anybody),
     check("Lingering", "nothing of u7s-admin is started beside u7s.service", By::Anybody),
@@ -77,6 +78,7 @@ pub const CHECKS: [Check; 50] = [
     check("Namespace", "the node's namespaces run", By::Node),
     check("Supervisor", "the supervisor answers", By::Node),
     check("NetworkDriver", "slirp4netns serves the node's network", By::Node),
+    check("RunSpace", "the node's /run has room", By::Node),
     check("NodeAddress", "the host still has the node's address", By::Node),
     check("CRI", "CRI-O runs and answers", By::Node),
     check("Kubelet", "the kubelet runs", By::Node),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::facts::Space;
 use crate::need::{Level, Unmet};
 use crate::node::{ComponentName, Forward, HostPort};
 
@@ -137,6 +138,9 @@ pub struct Status {
     pub services: Followed,
     /// Why the forwarder's rules are not loaded inside; `None`: they are, or are being loaded for the first time.
     pub rules: Option<String>,
+    /// Room of the node's own /run; `None` before it is made.
+    #[serde(default)]
+    pub run: Option<Space>,
 }
 
 /// How Services from outside are followed.

@@ -87,6 +87,8 @@ pub struct Facts {
     pub pause_image: Option<String>,
     /// Text of the host's /etc/resolv.conf.
     pub resolv_conf: String,
+    /// What the host's /etc/resolv.conf is.
+    pub resolver: ResolvConf,
     /// Text of the host's /etc/hosts.
     pub hosts: String,
     /// Type of the file system that holds the user's home, as in /proc/self/mountinfo: `ext4`, `nfs4`, ...
@@ -97,6 +99,34 @@ pub struct Facts {
     pub boot_id: String,
     /// logind starts the manager of the node's user at each boot.
     pub lingering: bool,
+}
+
+/// What a resolv.conf is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+pub enum ResolvConf {
+    /// A file, or what reads like one.
+    File {
+        /// Its path without any links; `None`: it cannot be told.
+        target: Option<PathBuf>,
+    },
+    /// There is none.
+    Missing,
+    /// A link to a file that is not there.
+    Dangling {
+        /// The absolute path of the file.
+        target: PathBuf,
+    },
+    /// Links that lead to each other.
+    Loop,
+    /// A directory.
+    Directory,
+}
+
+impl Default for ResolvConf {
+    fn default() -> Self {
+        Self::File { target: None }
+    }
 }
 
 /// The node's user.

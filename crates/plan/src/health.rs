@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::calendar;
 use crate::certificate::Validity;
 use crate::control::{ActiveState, ComponentStatus, Origin, Port, Status};
-use crate::facts::Facts;
+use crate::facts::{Facts, Space};
 use crate::need::{Ignored, Level, Unmet};
 use crate::node::{ComponentName, Driver, NodeSpec};
 use crate::{host, preflight};
@@ -149,6 +149,7 @@ pub fn problems(seen: &Seen) -> Vec<Unmet> {
         }
     }
     found.extend(preflight::space(&seen.facts));
+    found.extend(preflight::resolver(&seen.facts).filter(|need| need.level == Level::Warning));
     found.extend(address(seen, node));
     found.extend(seen.stopped.iter().map(stopped));
     match &seen.status {
@@ -266,6 +267,7 @@ fn running(status: &Status, node: &NodeSpec) -> Vec<Unmet> {
             LOG,
         ));
     }
+    found.extend(status.run.and_then(run_space));
     if !status.services.refused.is_empty() {
         found.push(warning(
             "Services",
@@ -274,6 +276,25 @@ fn running(status: &Status, node: &NodeSpec) -> Vec<Unmet> {
         ));
     }
     found
+}
+
+/// Every container needs files in the node's /run. It is memory, so the disk's free space says nothing of it.
+fn run_space(run: Space) -> Option<Unmet> {
+    /// Percent.
+    const LEAST: u64 = 5;
+    let Space { total, free, files, free_files } = run;
+    let what = if free.saturating_mul(100) < total.saturating_mul(LEAST) {
+        format!("{} of {} MiB are free", free >> 20, total >> 20)
+    } else if free_files.saturating_mul(100) < files.saturating_mul(LEAST) {
+        format!("{free_files} of {files} inodes are free")
+    } else {
+        return None;
+    };
+    Some(error(
+        "RunSpace",
+        format!("the node's /run is full: {what}; no container starts"),
+        "u7s shell -- du -xhd2 /run; what a pod left there goes with: systemctl restart u7s.service",
+    ))
 }
 
 fn component_problem(component: &ComponentStatus, status: &Status) -> Option<Unmet> {

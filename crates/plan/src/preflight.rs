@@ -21,10 +21,12 @@ use crate::yaml;
 mod firewall;
 mod ids;
 mod network;
+mod resolver;
 mod room;
 mod userns;
 
 pub use firewall::needs as firewall_needs;
+pub use resolver::resolver;
 pub use room::space;
 pub use userns::{ALLOW as ALLOW_USER_NAMESPACES, PROFILE as APPARMOR_PROFILE, forbidding};
 
@@ -38,11 +40,12 @@ const NEEDED_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 pub const DEGRADING: [&str; 2] = ["CgroupControllers", "OomScore"];
 
 /// Needs without which there is no node: `--ignore-preflight-errors` does not help.
-pub const NEVER_IGNORED: [&str; 20] = [
+pub const NEVER_IGNORED: [&str; 21] = [
     "IsPrivilegedUser",
     "Unit",
     "CgroupVersion",
     "DefaultRoute",
+    "ResolvConf",
     "Subids",
     "SubidOverlap",
     "Tun",
@@ -87,6 +90,7 @@ pub fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unmet> {
     unmet.extend(home(facts));
     unmet.extend(space(facts));
     unmet.extend(hostname(&merged.node_name));
+    unmet.extend(resolver(facts));
     unmet.extend(etcd_data(merged));
     unmet.extend(strangers(facts));
     unmet.extend(lingering(facts));
@@ -125,6 +129,7 @@ pub fn standing_needs(facts: &Facts, node: &NodeSpec) -> Vec<Unmet> {
     unmet.extend(ids::same_subids(facts, node));
     unmet.extend(home(facts));
     unmet.extend(lingering(facts));
+    unmet.extend(resolver(facts).filter(|need| need.level == Level::Error));
     let tcp = node.forwards.iter().filter(|forward| forward.protocol == Protocol::Tcp);
     unmet.extend(tcp.filter_map(|forward| taken(facts, forward.address, forward.port)));
     let drivers = [("slirp4netns", &node.programs.slirp4netns)];

@@ -7,7 +7,7 @@ mod common;
 use common::{machine, planned};
 use u7s_plan::certificate::Validity;
 use u7s_plan::control::{ActiveState, ComponentStatus, Connections, Followed, Runtime, Status, Timings};
-use u7s_plan::facts::{Facts, Listener, Space, UnitFact};
+use u7s_plan::facts::{Facts, Listener, ResolvConf, Space, UnitFact};
 use u7s_plan::health::{Certificate, ClusterSeen, Seen, TableSeen, Verdict, problems, verdict};
 use u7s_plan::need::{Ignored, Level};
 use u7s_plan::node::ComponentName;
@@ -47,6 +47,7 @@ fn status() -> Status {
         degraded: Vec::new(),
         services: Followed { state: "followed".into(), refused: Vec::new() },
         rules: None,
+        run: None,
     }
 }
 
@@ -94,7 +95,7 @@ fn a_sound_node_has_no_problem() {
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn each_trouble_has_its_id_and_its_hint() {
     type Spoil = fn(&mut Seen);
-    let cases: [(&str, &str, Spoil); 18] = [
+    let cases: [(&str, &str, Spoil); 21] = [
         ("Namespace", "kubeadm init", |seen| seen.node = None),
         ("Namespace", "systemctl start u7s.service", |seen| {
             seen.status = None;
@@ -143,6 +144,17 @@ fn each_trouble_has_its_id_and_its_hint() {
         }),
         ("DiskSpace", "du -xhd2 /var/lib/u7s-admin", |seen| {
             seen.facts.space = Some(Space { total: 100 << 30, free: 1 << 20, ..Space::default() });
+        }),
+        ("RunSpace", "du -xhd2 /run", |seen| {
+            status_of(seen).run = Some(Space { total: 1 << 30, free: 1 << 20, ..Space::default() });
+        }),
+        ("RunSpace", "9 of 1000 inodes", |seen| {
+            status_of(seen).run = Some(Space { total: 1 << 30, free: 1 << 30, files: 1000, free_files: 9 });
+        }),
+        ("ResolvConf", "ls -l /etc/resolv.conf", |seen| {
+            seen.facts.resolver = ResolvConf::Loop;
+            seen.status = None;
+            seen.facts.unit.active = "failed".into();
         }),
         ("NodeAddress", "kubeadm reset", |seen| {
             for route in &mut seen.facts.addresses {

@@ -16,8 +16,11 @@ use crate::{Error, small};
 /// Name of the supervisor's own leaf, the same as the unit's `DelegateSubgroup=`.
 const LEAF: &str = "supervisor";
 
-/// Name of the node's cgroup, beside the leaf.
+/// Name of the node's cgroup, beside the leaf; `node-1` and so on while a former one cannot be removed.
 const NODE: &str = "node";
+
+/// How many former cgroups of the node may be in the way: each holds processes that SIGKILL does not end.
+const FORMER: usize = 100;
 
 /// How deep the node's cgroups may be: a pod is four deep, what nests in it a few more.
 ///
@@ -28,6 +31,9 @@ const DEPTH: &str = "64";
 /// How many cgroups the node may have: above what the largest node has, and removed within a second.
 const DESCENDANTS: &str = "20000";
 
+/// How deep a cgroup is followed when it is removed. Beside the node's own, in the unit's, its limit does not hold.
+const REMOVED_DEPTH: usize = 128;
+
 /// How long the node's cgroup may stay busy after its processes were killed.
 const REMOVAL: Duration = Duration::from_secs(2);
 
@@ -36,13 +42,15 @@ const REMOVAL: Duration = Duration::from_secs(2);
 pub(crate) struct Node {
     /// Its directory on the host.
     pub(crate) path: PathBuf,
-    /// Its name below the cgroup2 mount: `/system.slice/u7s.service/node`.
+    /// Its name below the cgroup2 mount: `/system.slice/u7s.service/node`, or `…/node-1`.
     pub(crate) name: String,
     /// The directory itself, for CLONE_INTO_CGROUP.
     pub(crate) directory: File,
 }
 
 /// Moves this process into the leaf, makes a fresh node cgroup beside it and enables the controllers for both.
+///
+/// Former ones that are busy do not hinder: the node gets another name then.
 ///
 /// Should: the unit's cgroup holds no process itself, or enabling controllers would fail with EBUSY.
 /// What is missing of `spec.controllers` is an error, unless the node is degraded.
@@ -52,24 +60,50 @@ pub(crate) struct Node {
 pub(crate) fn prepare(spec: &NodeSpec) -> Result<Node, Error> {
     let own = own()?;
     let unit = leave_inner_node(&own)?;
-    let path = unit.join(NODE);
     enable_controllers(&unit, &spec.controllers, !spec.degraded.is_empty())?;
-    make_fresh(&path)?;
+    remove_former(&unit);
+    let path = make_fresh(&unit)?;
     limit(&path);
     let directory = File::open(&path).map_err(Error::read(&path))?;
     let name = name_below(&own.mount, &path);
     Ok(Node { path, name, directory })
 }
 
-/// What a killed supervisor left there is removed first.
-fn make_fresh(path: &Path) -> Result<(), Error> {
-    match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            remove(path)?;
-            fs::create_dir(path).map_err(Error::write(path))
-        }
-        other => other.map_err(Error::write(path)),
+/// Removes what former nodes left. What cannot be removed stays, with a warning: the kernel has processes that SIGKILL does not
+/// end, and whoever broke out of a pod can make some; no node would start in this unit again before a reboot.
+fn remove_former(unit: &Path) {
+    let former = former(unit);
+    for path in &former {
+        let _ = fs::write(path.join("cgroup.kill"), "1");
     }
+    let until = Instant::now() + REMOVAL;
+    for path in former {
+        if let Err(error) = remove_until(&path, until) {
+            tracing::warn!(%error, "{} of a former node cannot be removed: its processes do not end", path.display());
+        }
+    }
+}
+
+/// The node's cgroups that are there, the plain name first, [`FORMER`] at most.
+fn former(unit: &Path) -> Vec<PathBuf> {
+    names().map(|name| unit.join(name)).filter(|path| fs::symlink_metadata(path).is_ok()).collect()
+}
+
+fn names() -> impl Iterator<Item = String> {
+    std::iter::once(NODE.to_owned()).chain((1..FORMER).map(|number| format!("{NODE}-{number}")))
+}
+
+/// Makes the first of the node's cgroups whose name is free.
+fn make_fresh(unit: &Path) -> Result<PathBuf, Error> {
+    for path in names().map(|name| unit.join(name)) {
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::write(path)(error)),
+        }
+    }
+    let source = io::ErrorKind::AlreadyExists.into();
+    Err(Error::RemoveCgroup { path: unit.join(NODE), source })
 }
 
 /// A kernel or a mount that takes no limits gives the node as it is: nothing legitimate needs them.
@@ -103,20 +137,25 @@ impl Drop for Node {
 /// # Errors
 /// [`Error::RemoveCgroup`]: something still holds it after two seconds.
 fn remove(path: &Path) -> Result<(), Error> {
-    let deadline = Instant::now() + REMOVAL;
     let _ = fs::write(path.join("cgroup.kill"), "1");
+    remove_until(path, Instant::now() + REMOVAL)
+        .map_err(|source| Error::RemoveCgroup { path: path.to_owned(), source })
+}
+
+/// Tries until the deadline, once at least; processes that were killed need a moment.
+fn remove_until(path: &Path, deadline: Instant) -> io::Result<()> {
     loop {
         match remove_tree(path) {
             Ok(()) => return Ok(()),
             Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            Err(source) => return Err(Error::RemoveCgroup { path: path.to_owned(), source }),
+            Err(source) => return Err(source),
         }
     }
 }
 
 fn remove_tree(path: &Path) -> io::Result<()> {
-    remove_children(&mut Dir::open(path, DIRECTORY, Mode::empty())?)?;
+    remove_children(&mut Dir::open(path, DIRECTORY, Mode::empty())?, REMOVED_DEPTH)?;
     fs::remove_dir(path)
 }
 
@@ -124,14 +163,15 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// By descriptor, since names that nest as deep as [`DEPTH`] allows are longer than a path may be.
-fn remove_children(directory: &mut Dir) -> io::Result<()> {
+fn remove_children(directory: &mut Dir, depth: usize) -> io::Result<()> {
+    let below = depth.checked_sub(1).ok_or(nix::errno::Errno::ENAMETOOLONG)?;
     let is_child = |entry: &Entry| {
         entry.file_type() == Some(Type::Directory) && !matches!(entry.file_name().to_bytes(), b"." | b"..")
     };
     let entries: Vec<Entry> = directory.iter().collect::<nix::Result<_>>()?;
     for entry in entries.iter().filter(|entry| is_child(entry)) {
         let name = entry.file_name();
-        remove_children(&mut Dir::openat(&*directory, name, DIRECTORY, Mode::empty())?)?;
+        remove_children(&mut Dir::openat(&*directory, name, DIRECTORY, Mode::empty())?, below)?;
         unlinkat(&*directory, name, UnlinkatFlags::RemoveDir)?;
     }
     Ok(())
@@ -274,6 +314,33 @@ mod tests {
         assert_eq!(warnings.len(), 2);
         assert!(warnings[0].starts_with("cgroup controller misc was not enabled: "), "{warnings:?}");
         enable(cgroup.path(), &["misc", "io"], &["io".to_owned()]).unwrap_err();
+    }
+
+    #[test]
+    fn a_busy_former_cgroup_costs_the_node_its_name_only() {
+        let unit = tempfile::tempdir().unwrap();
+        assert_eq!(make_fresh(unit.path()).unwrap(), unit.path().join("node"));
+        // A file in it: what cannot be removed, for any reason.
+        fs::write(unit.path().join("node/held"), "").unwrap();
+        remove_former(unit.path());
+        assert_eq!(make_fresh(unit.path()).unwrap(), unit.path().join("node-1"));
+        fs::remove_file(unit.path().join("node/held")).unwrap();
+        remove_former(unit.path());
+        assert_eq!(former(unit.path()), Vec::<PathBuf>::new());
+        assert_eq!(make_fresh(unit.path()).unwrap(), unit.path().join("node"));
+        for name in names() {
+            let _ = fs::create_dir(unit.path().join(name));
+        }
+        assert!(matches!(make_fresh(unit.path()), Err(Error::RemoveCgroup { .. })));
+    }
+
+    #[test]
+    fn a_tree_that_is_too_deep_is_left_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("node");
+        fs::create_dir_all(root.join("x/".repeat(REMOVED_DEPTH))).unwrap();
+        remove_tree(&root).unwrap_err();
+        assert!(root.exists());
     }
 
     #[test]

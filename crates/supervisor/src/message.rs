@@ -76,7 +76,8 @@ pub(crate) enum Event {
     /// tap0 is there: a driver may attach. A driver that takes it by descriptor gets the one beside this; otherwise nobody
     /// holds it.
     Tap,
-    /// Mounts, sysctls and names are done; things that could not be had and are not needed.
+    /// Mounts, sysctls and names are done; things that could not be had and are not needed. The node's /run comes with the
+    /// packet: nothing of a pod has run yet, so it is the one that was made.
     Built {
         /// A sentence each.
         warnings: Vec<String>,

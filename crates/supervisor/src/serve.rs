@@ -77,6 +77,8 @@ pub(crate) struct Node {
     pub(crate) following: Following,
     /// The forwarder's rules inside.
     pub(crate) rules: Rules,
+    /// The node's /run, once it is built.
+    pub(crate) run: Option<OwnedFd>,
     happened: mpsc::Sender<Happened>,
     /// Kept for its name on disk.
     _control: control::Socket,
@@ -148,6 +150,7 @@ impl Node {
             build_until: Some(Instant::now() + crate::patience::of(BUILD)),
             forwarded: !spec.forwards.iter().any(probe::can_be_asked),
             rules: Rules::default(),
+            run: None,
             _control: control,
             spec,
             tree,
@@ -221,6 +224,7 @@ impl Node {
                     tracing::warn!("{warning}");
                 }
                 self.build_until = None;
+                self.run = descriptors.pop();
                 self.note_time(|timings| &mut timings.mounts_us);
                 self.start_enabled();
                 self.link.begin();

@@ -1,6 +1,10 @@
 //! The node's state in words and as a document.
 
+use std::os::fd::OwnedFd;
+
+use nix::sys::statfs::fstatfs;
 use u7s_plan::control::{ActiveState, Status};
+use u7s_plan::facts::Space;
 use u7s_plan::node::ComponentName;
 
 use crate::link;
@@ -60,8 +64,21 @@ impl Node {
             degraded: self.spec.degraded.clone(),
             services: self.following.followed(),
             rules: self.rules.problem().map(str::to_owned),
+            run: self.run.as_ref().and_then(room),
         }
     }
+}
+
+/// Room of the file system that a descriptor belongs to.
+fn room(directory: &OwnedFd) -> Option<Space> {
+    let seen = fstatfs(directory).ok()?;
+    let unit = u64::try_from(seen.block_size()).ok()?;
+    Some(Space {
+        total: seen.blocks().saturating_mul(unit),
+        free: seen.blocks_available().saturating_mul(unit),
+        files: seen.files(),
+        free_files: seen.files_free(),
+    })
 }
 
 fn complaint(service: &Service) -> Option<String> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,7 +27,7 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// Makes the sources of binds that lie in the user's home, and writes resolv.conf and hosts.
+    /// Makes the sources of binds that lie in the user's home and a fresh /var/tmp, and writes resolv.conf and hosts.
     ///
     /// Sources elsewhere, such as a directory of the host, must exist: making them is root's part.
     ///
@@ -41,6 +41,7 @@ impl Tree {
                 make_dir(&bind.source, bind.mode)?;
             }
         }
+        tree.renew_var_tmp()?;
         replace(&tree.resolv_conf(), spec.resolv_conf.as_bytes(), 0o644)?;
         replace(&tree.hosts(), spec.hosts.as_bytes(), 0o644)?;
         Ok(tree)
@@ -54,6 +55,32 @@ impl Tree {
     /// The file that is /etc/hosts inside.
     pub(crate) fn hosts(&self) -> PathBuf {
         self.root.join("hosts")
+    }
+
+    /// The directory that is /var/tmp inside.
+    pub(crate) fn var_tmp(&self) -> PathBuf {
+        self.root.join("var-tmp")
+    }
+
+    /// What an earlier run left in its /var/tmp: pid 1 removes it, since it may belong to any id of the node.
+    pub(crate) fn old_var_tmp(&self) -> PathBuf {
+        self.root.join("var-tmp.old")
+    }
+
+    /// Puts the former /var/tmp aside, unless an older one is still being removed, and makes an empty one.
+    ///
+    /// What was in it is of no use: whoever wrote it has ended. Half-copied images would fill the disk.
+    fn renew_var_tmp(&self) -> Result<(), Error> {
+        let (path, old) = (self.var_tmp(), self.old_var_tmp());
+        if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_dir()) {
+            fs::remove_file(&path).map_err(Error::write(&path))?;
+        }
+        if path.is_dir() && fs::symlink_metadata(&old).is_err() {
+            fs::rename(&path, &old).map_err(Error::write(&old))?;
+        }
+        make_dir(&path, 0o700)?;
+        // Whatever the umask is; the directories above it are the user's alone.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).map_err(Error::write(&path))
     }
 
     /// Which components are started with the node; none if nothing was ever enabled.
@@ -171,8 +198,6 @@ fn clear(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -196,6 +221,26 @@ mod tests {
         assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o777, 0o750);
         make_dir(&made, 0o700).unwrap();
         assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o777, 0o750);
+    }
+
+    #[test]
+    fn var_tmp_is_empty_at_each_start_whatever_was_put_there() {
+        let home = tempfile::tempdir().unwrap();
+        let tree = Tree { root: home.path().to_owned() };
+        tree.renew_var_tmp().unwrap();
+        fs::write(tree.var_tmp().join("half-an-image"), "x").unwrap();
+        tree.renew_var_tmp().unwrap();
+        assert_eq!(fs::read_dir(tree.var_tmp()).unwrap().count(), 0);
+        assert_eq!(fs::metadata(tree.var_tmp()).unwrap().permissions().mode() & 0o7777, 0o1777);
+        assert!(tree.old_var_tmp().join("half-an-image").exists());
+        // Nobody removed it: what is newer stays until somebody did.
+        fs::write(tree.var_tmp().join("other"), "x").unwrap();
+        tree.renew_var_tmp().unwrap();
+        assert!(tree.var_tmp().join("other").exists());
+        fs::remove_dir_all(tree.var_tmp()).unwrap();
+        std::os::unix::fs::symlink("/", tree.var_tmp()).unwrap();
+        tree.renew_var_tmp().unwrap();
+        assert!(fs::symlink_metadata(tree.var_tmp()).unwrap().is_dir());
     }
 
     /// Puts something hostile in the place of a file.

@@ -5,24 +5,31 @@
 //! terminal, working directory; exec. Nothing is resolved inside the joined mount namespace before the drop.
 //!
 //! After the first fork only async-signal-safe calls are made and nothing is allocated, so threads do no harm.
+//!
+//! The last stretch walks paths that the user controls. A file system of his may never answer, and a process that waits
+//! for one is not ended by SIGKILL: so the child says where it stands, and is left behind there when its time is over.
 
+mod attributes;
 mod child;
 mod ids;
+mod meet;
 
 use std::ffi::{CStr, CString};
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid};
 
+pub use self::attributes::Limit;
 use self::child::{Lines, Pointers};
 pub use self::ids::{Ids, drop_for_good};
-use crate::{Error, pidfd};
+pub use self::meet::Fate;
+use self::meet::meet;
+use crate::Error;
 
 /// What to start, and as what.
 pub struct Program<'a> {
@@ -42,6 +49,10 @@ pub struct Program<'a> {
     pub terminal: Option<RawFd>,
     /// Signals blocked in the program.
     pub mask: SigSet,
+    /// How long the child may take to become the program; see [`PATIENCE`].
+    pub patience: Duration,
+    /// Becomes readable when the program is not wanted any more.
+    pub interrupt: Option<BorrowedFd<'a>>,
 }
 
 /// An argument that is a file's name, and what stands for it where that name means another file or none.
@@ -68,6 +79,8 @@ pub struct Way<'a> {
     pub user: Option<Ids>,
     /// A process whose user, mount, pid, net, ipc, uts and cgroup namespaces it joins, becoming uid 0 in there.
     pub namespaces: Option<BorrowedFd<'a>>,
+    /// Limits of the program; none may be higher than the caller's own. The caller's, where there are none.
+    pub limits: &'a [Limit],
 }
 
 /// A started program. It dies (SIGKILL) with the thread that started it; reaping it is the caller's part.
@@ -94,14 +107,32 @@ pub enum Failure {
         #[source]
         source: Errno,
     },
-    /// The child went away, or stood still for [`PATIENCE_MS`], without a word.
+    /// The child went away without a word.
     #[error("the child was killed or stopped before it could become the program")]
     Lost,
+    /// The child did not become the program in time.
+    #[error("{stage}")]
+    Late {
+        /// Where it stood.
+        stage: Stage,
+        /// For how long it was waited, and what became of it.
+        #[source]
+        fate: Fate,
+    },
+    /// [`Program::interrupt`] became readable first.
+    #[error("{stage}")]
+    Interrupted {
+        /// Where it stood.
+        stage: Stage,
+        /// What became of it.
+        #[source]
+        fate: Fate,
+    },
 }
 
-/// How long the child may take for one stretch of its way, milliseconds: a file system may hang, and the user may stop
-/// a child that has dropped to it.
-pub const PATIENCE_MS: u16 = 20_000;
+/// How long a child may take to become its program: a file system may hang, and the user may stop a child that has
+/// dropped to it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where a child stands on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +142,8 @@ pub enum Stage {
     Descriptors = 1,
     /// Writing itself into the cgroup.
     Cgroup,
+    /// Giving up root's keyring, priorities and login.
+    Attributes,
     /// setgroups, setresgid, setresuid.
     Drop,
     /// Proving that the drop is for good.
@@ -121,24 +154,35 @@ pub enum Stage {
     Root,
     /// The second fork.
     Fork,
-    /// Session, terminal, signals.
+    /// Session, terminal, signals, limits.
     Session,
+    /// chdir.
+    Directory,
+    /// Opening files that arguments name.
+    Arguments,
     /// execve.
     Exec,
 }
 
 impl Stage {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 12] = [
         Self::Descriptors,
         Self::Cgroup,
+        Self::Attributes,
         Self::Drop,
         Self::Verify,
         Self::Join,
         Self::Root,
         Self::Fork,
         Self::Session,
+        Self::Directory,
+        Self::Arguments,
         Self::Exec,
     ];
+
+    fn of(number: i32) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| *known as i32 == number)
+    }
 }
 
 impl fmt::Display for Stage {
@@ -146,12 +190,15 @@ impl fmt::Display for Stage {
         out.write_str(match self {
             Self::Descriptors => "arrange the descriptors of the child",
             Self::Cgroup => "put the child into its cgroup",
+            Self::Attributes => "give up the caller's keyring and priority",
             Self::Drop => "drop to the user",
             Self::Verify => "prove that the privileges are gone for good",
             Self::Join => "join the namespaces",
             Self::Root => "become uid 0 inside",
             Self::Fork => "fork inside",
             Self::Session => "begin a session",
+            Self::Directory => "enter the working directory",
+            Self::Arguments => "look at the files that arguments name",
             Self::Exec => "execute the program",
         })
     }
@@ -160,7 +207,8 @@ impl fmt::Display for Stage {
 /// Starts a program on the given way, and returns when it was executed.
 ///
 /// # Errors
-/// [`Failure::Stage`] names the stage; [`Stage::Exec`] with ENOENT: no candidate exists inside.
+/// [`Failure::Stage`] names the stage; [`Stage::Exec`] with ENOENT: no candidate exists inside. [`Failure::Late`] after
+/// the program's patience and [`Failure::Interrupted`] say whether the child is left behind.
 pub fn start(program: &Program<'_>, way: &Way<'_>) -> Result<Started, Failure> {
     let pointers = Pointers::of(program);
     let (report, report_end) = pipe()?;
@@ -172,7 +220,7 @@ pub fn start(program: &Program<'_>, way: &Way<'_>) -> Result<Started, Failure> {
         ForkResult::Child => child::run(program, way, pointers, lines),
         ForkResult::Parent { child } => {
             drop((report_end, go_end));
-            meet(child, &report, go)
+            meet(child, &report, go, program)
         }
     }
 }
@@ -189,6 +237,16 @@ pub fn end_by(signal: i32) {
     let set: SigSet = [known].into_iter().collect();
     let _ = set.thread_unblock();
     let _ = kill(Pid::this(), known);
+}
+
+/// Whether this process ignores a signal: nohup(1), and background jobs of a shell.
+#[must_use]
+pub fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: sigaction is a plain structure of numbers and pointers for which all zeroes is a valid value.
+    let mut known: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action sigaction only stores the known one, into a structure of ours.
+    let asked = unsafe { libc::sigaction(signal as libc::c_int, std::ptr::null(), &raw mut known) };
+    asked == 0 && known.sa_sigaction == libc::SIG_IGN
 }
 
 /// Forks a copy of this process that runs `child` and exits with what it returns.
@@ -212,72 +270,6 @@ pub fn fork_copy(child: impl FnOnce() -> i32) -> Result<Pid, Error> {
     }
 }
 
-/// The parent's part: learns the program's pid, says go, and waits until it was executed.
-fn meet(first: Pid, report: &OwnedFd, go: OwnedFd) -> Result<Started, Failure> {
-    let heard = hear(report);
-    // It has nothing left to do, and may be stopped; what it forked does not live on without our go.
-    let _ = kill(first, Signal::SIGKILL);
-    reap(first);
-    let pid = match heard? {
-        Heard::Message(0, pid) => Pid::from_raw(pid),
-        Heard::Message(stage, errno) => return Err(failure(stage, errno)),
-        Heard::End | Heard::Nothing => return Err(Failure::Lost),
-    };
-    let pidfd = pidfd::open(pid.as_raw())?;
-    nix::unistd::write(&go, b"g").map_err(Error::call("write to the child"))?;
-    let failed = match hear(report)? {
-        Heard::End => return Ok(Started { pid, pidfd }),
-        Heard::Message(stage, errno) => failure(stage, errno),
-        Heard::Nothing => Failure::Lost,
-    };
-    let _ = pidfd::signal(pidfd.as_fd(), Some(Signal::SIGKILL));
-    reap(pid);
-    Err(failed)
-}
-
-fn failure(stage: i32, errno: i32) -> Failure {
-    match Stage::ALL.into_iter().find(|known| *known as i32 == stage) {
-        Some(stage) => Failure::Stage { stage, source: Errno::from_raw(errno) },
-        None => Failure::Lost,
-    }
-}
-
-/// Waits for a child of ours that is about to end.
-fn reap(pid: Pid) {
-    while waitpid(pid, Some(WaitPidFlag::empty())) == Err(Errno::EINTR) {}
-}
-
-enum Heard {
-    /// A stage and an errno, or 0 and a pid.
-    Message(i32, i32),
-    /// The child closed its end, by exec or by dying.
-    End,
-    /// Not a word within [`PATIENCE_MS`].
-    Nothing,
-}
-
-fn hear(report: &OwnedFd) -> Result<Heard, Error> {
-    let mut message = [0; 8];
-    loop {
-        let mut ready = [PollFd::new(report.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut ready, PollTimeout::from(PATIENCE_MS)) {
-            Ok(0) => return Ok(Heard::Nothing),
-            Ok(_) => {}
-            Err(Errno::EINTR) => continue,
-            Err(errno) => return Err(Error::Call { call: "poll of the child", source: errno }),
-        }
-        match nix::unistd::read(report, &mut message) {
-            Ok(0) => return Ok(Heard::End),
-            Ok(8) => break,
-            Err(Errno::EINTR) => {}
-            Ok(_) => return Err(Error::Answer { call: "read from the child", expected: "eight bytes" }),
-            Err(errno) => return Err(Error::Call { call: "read from the child", source: errno }),
-        }
-    }
-    let [a, b, c, d, e, f, g, h] = message;
-    Ok(Heard::Message(i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h])))
-}
-
 fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
     nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(Error::call("pipe2"))
 }
@@ -286,9 +278,10 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
 mod tests {
     use std::fs::File;
     use std::io::Read;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
 
-    use nix::sys::wait::WaitStatus;
+    use nix::sys::wait::{WaitStatus, waitpid};
 
     use super::*;
 
@@ -310,6 +303,8 @@ mod tests {
             substitutes,
             terminal: None,
             mask: SigSet::empty(),
+            patience: Duration::from_secs(60),
+            interrupt: None,
         };
         let ended = start(&program, &Way::default()).map(|started| waitpid(started.pid, None).unwrap());
         drop(writer);
@@ -355,6 +350,83 @@ mod tests {
     fn a_missing_program_names_the_stage() {
         match run(&[c"/nonexistent/too"], c"/", &[]).0 {
             Err(Failure::Stage { stage: Stage::Exec, source: Errno::ENOENT }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A directory of PATH over which a dead mount lies, one that is a link to itself, a name that is too long.
+    #[test]
+    fn whatever_ails_a_candidate_the_next_one_is_tried() {
+        let dir = tempfile_dir();
+        std::os::unix::fs::symlink("loop", dir.join("loop")).unwrap();
+        std::fs::write(dir.join("file"), "").unwrap();
+        let long = format!("/{}", "x".repeat(300));
+        let bad = [dir.join("loop/sh"), dir.join("file/sh"), long.into(), dir.join("file")];
+        let bad = bad.map(|path| CString::new(path.into_os_string().into_encoded_bytes()).unwrap());
+        let null = File::open("/dev/null").unwrap();
+        let argv = [c"sh".into(), c"-c".into(), c"exit 5".into()];
+        let tried = |candidates: &[CString]| {
+            let program = Program {
+                candidates,
+                argv: &argv,
+                env: &[],
+                directory: c"/",
+                descriptors: &[null.as_fd(), null.as_fd(), null.as_fd()],
+                substitutes: &[],
+                terminal: None,
+                mask: SigSet::empty(),
+                patience: Duration::from_secs(60),
+                interrupt: None,
+            };
+            start(&program, &Way::default()).map(|started| waitpid(started.pid, None).unwrap())
+        };
+        for one in &bad {
+            assert_eq!(exited(tried(&[one.clone(), c"/bin/sh".into()])), 5, "{one:?}");
+        }
+        let refused = |list: &[CString]| match tried(list) {
+            Err(Failure::Stage { stage: Stage::Exec, source }) => source,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(refused(&[c"/none/sh".into(), bad[0].clone(), c"/none/sh".into()]), Errno::ELOOP);
+        assert_eq!(refused(&bad), Errno::EACCES);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    fn tempfile_dir() -> std::path::PathBuf {
+        let dir = std::env::temp_dir().join(format!("u7s-sys-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_child_that_stands_still_is_killed_and_its_stage_is_named() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let program = |patience, interrupt| Program {
+            candidates: &[],
+            argv: &[],
+            env: &[],
+            directory: c"/",
+            descriptors: &[],
+            substitutes: &[],
+            terminal: None,
+            mask: SigSet::empty(),
+            patience,
+            interrupt,
+        };
+        // Nobody says a word: both ends are ours.
+        let silent = |program: &Program<'_>| {
+            let (report, _kept) = pipe().unwrap();
+            let child = std::process::Command::new("/bin/sleep").arg("600").spawn().unwrap();
+            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+            meet(pid, &report, pipe().unwrap().1, program).unwrap_err()
+        };
+        match silent(&program(Duration::from_millis(50), Some(reader.as_fd()))) {
+            Failure::Late { stage: Stage::Descriptors, fate: Fate { left: false, .. } } => {}
+            other => panic!("{other:?}"),
+        }
+        drop(writer);
+        match silent(&program(Duration::from_secs(600), Some(reader.as_fd()))) {
+            Failure::Interrupted { fate: Fate { left: false, .. }, .. } => {}
             other => panic!("{other:?}"),
         }
     }

@@ -10,6 +10,7 @@ pub mod clone;
 pub mod enter;
 mod error;
 pub mod fork;
+pub mod keyring;
 pub mod memfd;
 pub mod mount;
 pub mod netlink;

@@ -1,6 +1,7 @@
 //! `u7s status`: how the node stands.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -45,38 +46,71 @@ Examples:
   u7s status --ignore=Degraded                 a node that was made with --ignore-preflight-errors
   u7s status --nagios -w 21 -c 3
 
+It answers within 45 s (times timeout_factor), whatever the node does.
+
 Exit status: 0 all is well, 1 the node does not work, 5 it works, but something wants to be looked at.
 With --nagios: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.";
 
-/// Prints how the node stands.
+/// How long an answer may take, times the configured factor: what the parts of the look may take together, and some.
+///
+/// Monitoring asks each minute, and counts on it.
+const ANSWER: Duration = Duration::from_secs(45);
+
+/// Prints how the node stands, within [`ANSWER`] whatever the node does.
+///
+/// A copy of this process looks, and is left behind if it does not end: whoever waits for our output is not kept by it.
 ///
 /// # Errors
-/// The caller may not ask; node.json is not ours.
-pub(super) fn run(arguments: Arguments) -> Result<End, Error> {
-    let ignored = Ignored::new(&arguments.ignore);
+/// The caller may not ask; node.json is not ours; it took too long.
+pub(super) fn run(arguments: &Arguments) -> Result<End, Error> {
     if enter::inside() {
         return inside(arguments.output.output);
     }
-    let seen = match look() {
-        Err(error) if arguments.nagios => {
-            report::result(&format!("{}\n", nagios::unknown(&error.to_string())))?;
-            return Ok(End::Code(3));
-        }
-        looked => looked?,
+    let config = machine::config_or_default(machine::effective_uid() == 0).unwrap_or_default();
+    let deadline = ANSWER * config.timeout_factor.clamp(1, 100);
+    let (text, complaint, code) = match enter::within("u7s status", deadline, || answer(arguments)) {
+        Err(error) => told(arguments, &error.into()),
+        Ok(answer) => answer,
     };
+    match arguments.output.output {
+        Output::Text if !arguments.nagios => report::text(&text)?,
+        _ => report::result(&text)?,
+    }
+    complaint.iter().for_each(|line| report::line(line));
+    Ok(End::Code(code))
+}
+
+/// What goes to standard output, what is said beside it line by line, and the exit status.
+type Answer = (String, Vec<String>, u8);
+
+/// Looks, and judges.
+fn answer(arguments: &Arguments) -> Answer {
+    let seen = match look() {
+        Ok(seen) => seen,
+        Err(error) => return told(arguments, &error),
+    };
+    let ignored = Ignored::new(&arguments.ignore);
     let problems = health::problems(&seen);
     if arguments.nagios {
         let days = (arguments.warning, arguments.critical);
         let (line, status) = nagios::line(&seen, &problems, &ignored, days);
-        report::result(&format!("{line}\n"))?;
-        return Ok(End::Code(status));
+        return (format!("{line}\n"), Vec::new(), status);
     }
     let verdict = health::verdict(&problems, &ignored);
-    match arguments.output.output {
-        Output::Json => report::result(&format!("{:#}\n", document(&seen, &problems, verdict)))?,
-        Output::Text => report::text(&text(&seen, &problems, verdict))?,
+    let text = match arguments.output.output {
+        Output::Json => format!("{:#}\n", document(&seen, &problems, verdict)),
+        Output::Text => text(&seen, &problems, verdict),
+    };
+    (text, Vec::new(), nagios::exit(verdict))
+}
+
+/// That it could not be looked.
+fn told(arguments: &Arguments, error: &Error) -> Answer {
+    if arguments.nagios {
+        return (format!("{}\n", nagios::unknown(&report::chain(error))), Vec::new(), 3);
     }
-    Ok(End::Code(nagios::exit(verdict)))
+    let code = report::code(error);
+    (String::new(), report::complaint("status", error), code)
 }
 
 /// Everything that is to be judged.

@@ -7,8 +7,9 @@ use crate::kernels::{self, Kernel};
 use crate::store::{Job, Store};
 use crate::tree::{self, PACKAGES, SUITE};
 
-/// What a machine has more than a nested node; without the last one no manager of a user starts.
-const MORE: &[&str] = &["udev", "systemd-resolved", "libpam-systemd"];
+/// What a machine has more than a nested node: without libpam-systemd no manager of a user starts; polkit lets users
+/// linger, cron and at run what they left behind.
+const MORE: &[&str] = &["udev", "systemd-resolved", "libpam-systemd", "polkitd", "cron", "at"];
 /// Raise it when this file makes something else of the same inputs.
 const REVISION: &str = "machine 2";
 

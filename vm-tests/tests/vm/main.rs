@@ -7,6 +7,7 @@ mod attempts;
 mod clock;
 mod cuts;
 mod faults;
+mod hostile;
 mod init;
 mod limits;
 mod power;
@@ -27,7 +28,7 @@ use crate::world::{Check, World};
 pub(crate) type Listed = (&'static str, fn(&World) -> Check);
 
 /// In which order, and which only in the long run, `U7S_LONG=1`. Those with machines of their own come before the cluster's.
-const MODULES: [(&[Listed], bool); 12] = [
+const MODULES: [(&[Listed], bool); 14] = [
     (stripped::TESTS, false),
     (cuts::LONG, true),
     (init::TESTS, false),
@@ -35,11 +36,13 @@ const MODULES: [(&[Listed], bool); 12] = [
     (attempts::TESTS, false),
     (proxy::TESTS, false),
     (security::TESTS, false),
+    (hostile::TESTS, false),
     (faults::TESTS, true),
     (power::TESTS, false),
     (clock::TESTS, true),
     (limits::LONG, true),
     (power::LONG, true),
+    (hostile::LAST, true),
 ];
 
 fn main() -> ExitCode {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use nix::sys::stat::{FileStat, SFlag};
 
 use super::{Applier, Ended};
 use crate::error::Error;
@@ -90,15 +91,20 @@ impl Applier<'_> {
             // A distribution's link to where it keeps them; the directories above are root's.
             let Ok(dir) = std::fs::canonicalize(dir) else { continue };
             let named = dir.starts_with(SPOOL);
-            for name in files::list(&dir)? {
+            let seen = |name: &OsStr| files::stat(&dir.join(name)).ok().flatten();
+            let ours = |name: &OsStr| {
+                let called = |file: &FileStat| named && name == OsStr::new(user) && !is_dir(file);
+                seen(name).is_some_and(|file| ids.contains(file.st_uid) || called(&file))
+            };
+            let (names, whole) = files::some(&dir, files::MOST_NAMES, &ours)?;
+            if !whole {
+                errors.push(Error::TooManyFiles { path: dir.clone(), limit: files::MOST_NAMES });
+            }
+            for name in names {
+                let Some(file) = seen(&name) else { continue };
                 let path = dir.join(&name);
-                let Some(stat) = files::stat(&path)? else { continue };
-                let file = !files::is(&stat, nix::sys::stat::SFlag::S_IFDIR);
-                let called = named && file && name == OsStr::new(user);
-                if !called && !ids.contains(stat.st_uid) {
-                    continue;
-                }
-                let gone = if file { files::remove(&path) } else { files::remove_tree(&path, false) };
+                let gone =
+                    if is_dir(&file) { files::remove_tree(&path, false) } else { files::remove(&path) };
                 match gone {
                     Ok(()) => removed += 1,
                     Err(error) => errors.push(error),
@@ -130,6 +136,10 @@ impl Applier<'_> {
         }
         ended(points.len() + usize::from(there), errors)
     }
+}
+
+fn is_dir(stat: &FileStat) -> bool {
+    files::is(stat, SFlag::S_IFDIR)
 }
 
 fn ended(count: usize, mut errors: Vec<Error>) -> Result<Ended, Error> {

@@ -126,7 +126,8 @@ impl<'a> Applier<'a> {
         Ok(tally)
     }
 
-    /// Applies phases in order, goes on after errors and collects them: for reset.
+    /// Applies phases in order, goes on after errors and collects them: for reset. A signal that asked this process to end
+    /// is obeyed.
     ///
     /// Only a barrier ends it ([`Action::is_barrier`]): while something of the node lives, nothing is taken away that holds it.
     ///
@@ -138,9 +139,11 @@ impl<'a> Applier<'a> {
             failpoint(Border::Before, phase.phase);
             (self.tell)(Event::Phase(phase.phase));
             for step in &phase.steps {
-                let Err(error) = self.step(phase.phase, step, &mut tally) else { continue };
-                errors.push(error);
-                if step.action.is_barrier() {
+                let failed = self.step(phase.phase, step, &mut tally).err();
+                let interrupted = failed.as_ref().and_then(Error::interrupted).is_some();
+                let stands = failed.is_some() && step.action.is_barrier();
+                errors.extend(failed);
+                if interrupted || stands {
                     return (tally, errors);
                 }
             }

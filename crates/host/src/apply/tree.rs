@@ -113,7 +113,7 @@ impl Applier<'_> {
     pub(super) fn remove_tree(&mut self, realm: Realm, path: &Path, keep_root: bool) -> Result<Ended, Error> {
         let empty = match files::directory(path)? {
             None => return Ok(Ended::Held),
-            Some(_) => files::list(path)?.is_empty(),
+            Some(_) => files::is_empty(path)?,
         };
         if keep_root && empty {
             return Ok(Ended::Held);

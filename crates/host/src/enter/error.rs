@@ -62,6 +62,24 @@ pub enum Error {
         /// Cause.
         source: io::Error,
     },
+    /// It did not end when it was killed: it waits in the kernel for a file that does not answer.
+    #[error("{program} (process {pid}) cannot be killed and is left behind")]
+    LeftBehind {
+        /// Its name as given, or what it did.
+        program: String,
+        /// Host pid.
+        pid: i32,
+    },
+    /// A signal asked this process to end while the program was on its way or ran.
+    #[error("{program} was ended by signal {signal}, which reached this command")]
+    Interrupted {
+        /// Its name as given.
+        program: String,
+        /// The signal's number.
+        signal: i32,
+        /// Where the program stood, if it was not executed yet.
+        source: Option<Failure>,
+    },
     /// It ran longer than it may and was killed with its group.
     #[error("{program} did not end within {seconds} s and was killed")]
     Deadline {
@@ -89,6 +107,14 @@ pub enum Error {
     /// A FIFO named on the command line has no writer.
     #[error("{} is a pipe that nobody wrote to within {seconds} s", path.display())]
     Silent {
+        /// As given.
+        path: PathBuf,
+        /// Seconds.
+        seconds: u64,
+    },
+    /// A FIFO named on the command line has a writer that does not come to an end.
+    #[error("{} is a pipe that was not read to its end within {seconds} s", path.display())]
+    Slow {
         /// As given.
         path: PathBuf,
         /// Seconds.

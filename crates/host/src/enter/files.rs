@@ -39,8 +39,9 @@ const OURS: &str = "~u7s";
 /// How long a copy on a tmpfs may take.
 pub(crate) const LOCAL: Duration = Duration::from_secs(20);
 
-/// How long a pipe may be silent.
+/// How long a pipe may be silent, and how long it may take to its end: it may be that of somebody else.
 const SILENCE: Duration = Duration::from_secs(10);
+const WHOLE: Duration = Duration::from_secs(120);
 
 /// The content of a file, for one reader, and what file it was.
 #[derive(Debug)]
@@ -145,7 +146,8 @@ fn contents(path: &Path, directory: &File) -> Result<Vec<(OsString, Vec<u8>)>, E
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(directory, entry.file_name().as_os_str(), flags, Mode::empty())
             .map_err(|errno| failed(errno.into()))?;
-        files.push((entry.file_name(), read(&file.into(), &path.join(entry.file_name()), false)?));
+        let path = path.join(entry.file_name());
+        files.push((entry.file_name(), read_plain(&file.into(), &path)?));
         if files.len() > MOST {
             return Err(failed(io::Error::other(format!("it holds more than {MOST} files"))));
         }
@@ -189,18 +191,30 @@ fn open_with(path: &Path, kind: OFlag) -> Result<Option<File>, Error> {
     }
 }
 
-/// Never more than [`MAX_FILE`], never longer than [`SILENCE`] for each piece.
+/// As [`read`], of what was a plain file when the directory was read: its owner may have put a pipe there since.
+fn read_plain(file: &File, path: &Path) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::File { path: path.to_owned(), source };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("this is no plain file")));
+    }
+    read(file, path, false)
+}
+
+/// Never more than [`MAX_FILE`]; of a pipe never longer than [`SILENCE`] for each piece and [`WHOLE`] for all of it.
 fn read(file: &File, path: &Path, waits: bool) -> Result<Vec<u8>, Error> {
     let failed = |source| Error::File { path: path.to_owned(), source };
     let (mut bytes, mut chunk, mut file) = (Vec::new(), [0; 16 * 1024], file);
+    let until = Instant::now() + WHOLE;
     loop {
         if waits {
-            wait(file, path)?;
+            wait(file, path, until)?;
         }
         match file.read(&mut chunk) {
             Ok(0) => return Ok(bytes),
             Ok(count) => bytes.extend_from_slice(chunk.get(..count).unwrap_or_default()),
-            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Somebody else reads the same pipe. What is no pipe never has nothing to give.
+            Err(error) if waits && error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(failed(error)),
         }
         if u64::try_from(bytes.len()).map_or(true, |length| length > MAX_FILE) {
@@ -209,12 +223,15 @@ fn read(file: &File, path: &Path, waits: bool) -> Result<Vec<u8>, Error> {
     }
 }
 
-fn wait(file: &File, path: &Path) -> Result<(), Error> {
-    let until = Instant::now() + SILENCE;
+fn wait(file: &File, path: &Path, whole: Instant) -> Result<(), Error> {
+    let until = whole.min(Instant::now() + SILENCE);
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let mut ready = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
         match poll(&mut ready, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Ok(0) if until == whole => {
+                return Err(Error::Slow { path: path.to_owned(), seconds: WHOLE.as_secs() });
+            }
             Ok(0) => return Err(Error::Silent { path: path.to_owned(), seconds: SILENCE.as_secs() }),
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => {}
@@ -261,6 +278,23 @@ mod tests {
         // A pipe opened without waiting may have no writer yet, which poll(2) waits for.
         assert_eq!(read_argument(&path).unwrap().0, b"kind: Y\n");
         writer.join().unwrap();
+    }
+
+    /// getdents(2) said that it is a file, and by the time it is opened it is a pipe with a writer that never writes.
+    #[test]
+    fn f13_what_became_a_pipe_since_its_name_was_read_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kubeletconfiguration.yaml");
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let writer = File::options().read(true).write(true).open(&path).unwrap();
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+        let pipe = File::from(nix::fcntl::open(&path, flags, Mode::empty()).unwrap());
+        assert!(matches!(read_plain(&pipe, &path), Err(Error::File { .. })));
+        // And without that look: what never has anything to give is not asked again and again.
+        assert!(matches!(read(&pipe, &path, false), Err(Error::File { .. })));
+        let late = wait(&pipe, &path, Instant::now());
+        assert!(matches!(late, Err(Error::Slow { .. })));
+        drop(writer);
     }
 
     #[test]

@@ -28,14 +28,71 @@ use crate::files::{is_own_descriptor, proc_path};
 /// The same directory inside and outside, and the node's user's: names in it need nothing.
 const SAME: &str = "/etc/kubernetes";
 
-/// What kubeadm writes into directories that it is given; another name that appears there is not carried to the host.
-const KINDS: [&str; 5] = ["crt", "key", "pub", "csr", "conf"];
+/// What a directory is for that the program reads and writes.
+///
+/// Nothing but files of kubeadm's own names comes out of it, with kubeadm's modes, whatever the program leaves there: many
+/// programs of a host read all of a directory, by a kind of name.
+///
+/// Source: kubernetes 1.34, cmd/kubeadm/app/constants; phases/certs, `GetDefaultCertList`; phases/kubeconfig,
+/// `CreateKubeConfigFile`; util/pkiutil, for the modes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Certificates, keys and signing requests: `--cert-dir`.
+    Certificates,
+    /// Kubeconfigs, and the signing requests of their credentials: `--kubeconfig-dir`.
+    Kubeconfigs,
+}
+
+/// Certificates by their names without ending; each has a key, and may have a signing request.
+const CERTIFICATES: [&str; 10] = [
+    "ca",
+    "apiserver",
+    "apiserver-kubelet-client",
+    "apiserver-etcd-client",
+    "front-proxy-ca",
+    "front-proxy-client",
+    "etcd/ca",
+    "etcd/server",
+    "etcd/peer",
+    "etcd/healthcheck-client",
+];
+
+/// The key pair that signs tokens of service accounts.
+const SIGNERS: [&str; 2] = ["sa.key", "sa.pub"];
+
+const KUBECONFIGS: [&str; 6] = [
+    "admin.conf",
+    "super-admin.conf",
+    "kubelet.conf",
+    "bootstrap-kubelet.conf",
+    "controller-manager.conf",
+    "scheduler.conf",
+];
+
+impl Kept {
+    /// The mode of a file of this name, as kubeadm makes it; `None`: kubeadm writes none.
+    fn mode(self, name: &[u8]) -> Option<u32> {
+        let name = std::str::from_utf8(name).ok()?;
+        let (base, kind) = name.rsplit_once('.')?;
+        match self {
+            Self::Certificates if CERTIFICATES.contains(&base) => match kind {
+                "crt" => Some(0o644),
+                "key" | "csr" => Some(0o600),
+                _ => None,
+            },
+            Self::Certificates => SIGNERS.contains(&name).then_some(0o600),
+            Self::Kubeconfigs => {
+                let known = KUBECONFIGS.contains(&name) || (kind == "csr" && KUBECONFIGS.contains(&base));
+                known.then_some(0o600)
+            }
+        }
+    }
+}
 
 /// The one directory below a directory of certificates.
 const BELOW: &str = "etcd";
 
-/// The most files of a directory that are carried, and the longest of them, bytes: certificates and keys.
-const MOST: usize = 100;
+/// The longest file that is carried, bytes: certificates and keys.
 const LONGEST: u64 = 64 << 10;
 
 /// A file that the program writes.
@@ -91,6 +148,7 @@ pub(crate) struct Tree {
     /// The copy, the same path inside and outside.
     pub(crate) staged: PathBuf,
     path: PathBuf,
+    kept: Kept,
     before: Vec<Item>,
     user: UserFact,
 }
@@ -100,6 +158,7 @@ pub(crate) struct Tree {
 struct Item {
     /// `ca.crt`, `etcd/ca.crt`.
     name: Vec<u8>,
+    /// Fixed by the name.
     mode: u32,
     bytes: Vec<u8>,
 }
@@ -111,7 +170,7 @@ impl Tree {
     ///
     /// # Errors
     /// `File`, `Link`: it cannot be read. `Child`: the copy could not be made.
-    pub(crate) fn new(path: &Path, writer: Ids) -> Result<Option<Self>, Error> {
+    pub(crate) fn new(path: &Path, kept: Kept, writer: Ids) -> Result<Option<Self>, Error> {
         let path =
             std::path::absolute(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
         if path.starts_with(SAME) && !climbs(&path) {
@@ -119,12 +178,12 @@ impl Tree {
         }
         let before = match open_directory(&path)? {
             Some(directory) => {
-                items(&directory).map_err(|source| Error::File { path: path.clone(), source })?
+                items(&directory, kept).map_err(|source| Error::File { path: path.clone(), source })?
             }
             None => Vec::new(),
         };
         let staged = Path::new(SHARED).join(format!("output-{}-{}", std::process::id(), before_it(&path)));
-        let tree = Self { staged, path, before, user: user(writer) };
+        let tree = Self { staged, path, kept, before, user: user(writer) };
         let made = as_user(&tree.user, LOCAL, || {
             fs::create_dir(&tree.staged)
                 .and_then(|()| write_items(&tree.staged, &tree.before))
@@ -140,12 +199,17 @@ impl Tree {
     /// `Deliver`, `Link`; `Child`: the copy cannot be read.
     pub(crate) fn deliver(&self) -> Result<(), Error> {
         let after = as_user(&self.user, LOCAL, || {
-            File::open(&self.staged).and_then(|staged| items(&staged)).map_err(|error| error.to_string())
+            File::open(&self.staged)
+                .and_then(|staged| items(&staged, self.kept))
+                .map_err(|error| error.to_string())
         })?;
         let after = after.map_err(|reason| Error::Child { uid: self.user.uid, reason })?;
-        // The node's user wrote this list: what it may name is judged again.
-        let made: Vec<Item> =
-            after.into_iter().filter(|item| fits(&item.name) && !self.before.contains(item)).collect();
+        // The node's user wrote this list: names and modes are judged again.
+        let fitting = |mut item: Item| {
+            item.mode = self.kept.mode(&item.name)?;
+            (!self.before.contains(&item)).then_some(item)
+        };
+        let made: Vec<Item> = after.into_iter().filter_map(fitting).collect();
         if made.is_empty() { Ok(()) } else { place(&self.path, &made, &self.user, true) }
     }
 }
@@ -178,48 +242,40 @@ fn is_stream(path: &Path) -> bool {
     is_own_descriptor(path) || path == Path::new("/dev/stdout") || path == Path::new("/dev/stderr")
 }
 
-/// `name.ext` or `etcd/name.ext` of a kind that kubeadm writes.
-fn fits(name: &[u8]) -> bool {
-    let path = Path::new(OsStr::from_bytes(name));
-    let file = path.strip_prefix(BELOW).unwrap_or(path).as_os_str().as_bytes();
-    let kind = Path::new(OsStr::from_bytes(file)).extension().and_then(OsStr::to_str);
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-    !file.starts_with(b".") && file.iter().all(plain) && kind.is_some_and(|kind| KINDS.contains(&kind))
-}
-
-/// The files that [`fits`] in a directory and in the one below it; links are left out.
+/// The files of names that are [`Kept`] in a directory and in the one below it; links are left out.
 ///
 /// All is opened from the descriptor: its owner may put a link in the place of the one below at any time.
-fn items(directory: &File) -> io::Result<Vec<Item>> {
+fn items(directory: &File, kept: Kept) -> io::Result<Vec<Item>> {
     let mut items = Vec::new();
-    items_in(directory, "", &mut items)?;
+    items_in(directory, "", kept, &mut items)?;
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     if let Ok(below) = openat(directory, BELOW, flags, Mode::empty()) {
-        items_in(&below.into(), "etcd/", &mut items)?;
+        items_in(&below.into(), "etcd/", kept, &mut items)?;
     }
     Ok(items)
 }
 
-fn items_in(directory: &File, below: &str, items: &mut Vec<Item>) -> io::Result<()> {
+/// What is no plain file once it is open is an error: its owner may have put a pipe there since its name was read.
+fn items_in(directory: &File, below: &str, kept: Kept, items: &mut Vec<Item>) -> io::Result<()> {
     for entry in fs::read_dir(proc_path(directory))? {
         let entry = entry?;
         let name = [below.as_bytes(), entry.file_name().as_bytes()].concat();
-        if !fits(&name) || !entry.file_type()?.is_file() {
+        let Some(mode) = kept.mode(&name).filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file()))
+        else {
             continue;
-        }
+        };
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = File::from(openat(directory, entry.file_name().as_os_str(), flags, Mode::empty())?);
-        let mode = file.metadata()?.mode() & 0o777;
+        let named = |what: String| io::Error::other(format!("{} {what}", String::from_utf8_lossy(&name)));
+        if !file.metadata()?.is_file() {
+            return Err(named("is no plain file".into()));
+        }
         let mut bytes = Vec::new();
         file.take(LONGEST + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > LONGEST {
-            let name = String::from_utf8_lossy(&name).into_owned();
-            return Err(io::Error::other(format!("{name} is larger than {LONGEST} bytes")));
+            return Err(named(format!("is larger than {LONGEST} bytes")));
         }
         items.push(Item { name, mode, bytes });
-        if items.len() > MOST {
-            return Err(io::Error::other(format!("it holds more than {MOST} files")));
-        }
     }
     Ok(())
 }
@@ -307,25 +363,55 @@ mod tests {
     }
 
     #[test]
-    fn only_what_kubeadm_writes_is_carried_to_the_host() {
-        for name in ["ca.crt", "etcd/server.key", "sa.pub", "admin.conf", "x.conf.csr"] {
-            assert!(fits(name.as_bytes()), "{name}");
+    fn f13_only_files_of_kubeadms_names_come_out_with_its_modes() {
+        let of = |kept: Kept, name: &str| kept.mode(name.as_bytes());
+        for (kept, name, mode) in [
+            (Kept::Certificates, "ca.crt", 0o644),
+            (Kept::Certificates, "etcd/healthcheck-client.key", 0o600),
+            (Kept::Certificates, "apiserver-etcd-client.csr", 0o600),
+            (Kept::Certificates, "sa.pub", 0o600),
+            (Kept::Kubeconfigs, "super-admin.conf", 0o600),
+            (Kept::Kubeconfigs, "kubelet.conf.csr", 0o600),
+        ] {
+            assert_eq!(of(kept, name), Some(mode), "{name}");
         }
         for name in [
             "",
-            "x",
+            "ca",
             "etcd",
-            "../x.crt",
-            "/x.crt",
-            "a/b.crt",
-            "etcd/../x.crt",
-            "etcd/etcd/x.crt",
+            "00-evil.conf",
+            "evil.crt",
+            "sa.crt",
+            "ca.pub",
+            "ca.conf",
+            "../ca.crt",
+            "/ca.crt",
+            "a/ca.crt",
+            "etcd/../ca.crt",
+            "etcd/etcd/ca.crt",
+            "etcd/sa.key",
+            "etcd/apiserver.crt",
+            "etcd/admin.conf",
             ".crt",
-            "x.sh",
-            "x\n.crt",
+            "ca.sh",
+            "ca\n.crt",
+            "CA.crt",
         ] {
-            assert!(!fits(name.as_bytes()), "{name}");
+            assert_eq!((of(Kept::Certificates, name), of(Kept::Kubeconfigs, name)), (None, None), "{name}");
         }
+        assert_eq!(of(Kept::Certificates, "admin.conf"), None, "not into a directory of certificates");
+        assert_eq!(of(Kept::Kubeconfigs, "ca.crt"), None, "not into a directory of kubeconfigs");
+    }
+
+    #[test]
+    fn what_else_lies_in_the_directory_stays_there() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("00-evil.conf"), "load_module").unwrap();
+        fs::write(dir.path().join("ca.crt"), "c").unwrap();
+        fs::set_permissions(dir.path().join("ca.crt"), fs::Permissions::from_mode(0o6777)).unwrap();
+        std::os::unix::fs::symlink("ca.crt", dir.path().join("ca.key")).unwrap();
+        let found = items(&File::open(dir.path()).unwrap(), Kept::Certificates).unwrap();
+        assert_eq!(found, [Item { name: b"ca.crt".into(), mode: 0o644, bytes: b"c".into() }]);
     }
 
     #[test]
@@ -338,7 +424,7 @@ mod tests {
         fs::set_permissions(target.join("ca.key"), fs::Permissions::from_mode(0o640)).unwrap();
         place(&target, &[item("ca.key", "")], &nobody_here(), false).unwrap();
         assert_eq!((mode("ca.key"), fs::read(target.join("ca.key")).unwrap()), (0o640, Vec::new()));
-        assert_eq!(items(&File::open(&target).unwrap()).unwrap().len(), 2);
+        assert_eq!(items(&File::open(&target).unwrap(), Kept::Certificates).unwrap().len(), 2);
     }
 
     #[test]
@@ -359,10 +445,10 @@ mod tests {
     #[test]
     fn a_file_that_is_no_certificate_by_its_size_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        File::create(dir.path().join("huge.crt")).unwrap().set_len(LONGEST + 1).unwrap();
+        File::create(dir.path().join("ca.crt")).unwrap().set_len(LONGEST + 1).unwrap();
         assert_eq!(
-            items(&File::open(dir.path()).unwrap()).unwrap_err().to_string(),
-            "huge.crt is larger than 65536 bytes"
+            items(&File::open(dir.path()).unwrap(), Kept::Certificates).unwrap_err().to_string(),
+            "ca.crt is larger than 65536 bytes"
         );
     }
 

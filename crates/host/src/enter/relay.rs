@@ -3,35 +3,29 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, pthread_sigmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::termios::tcgetattr;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::isatty;
-use u7s_sys::enter::Started;
+use u7s_sys::enter::{Failure, Started};
 use u7s_sys::pidfd;
 
+use super::clock::Clock;
 use super::error::Error;
+use super::signals::{Signals, obey};
 use super::terminal::{Keyboard, Pending, Terminal};
 use super::{Ended, Input, Output, Status, nothing};
-
-/// Signals that go on to the program.
-const FORWARDED: [Signal; 6] =
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
 /// How often a terminal that belongs to another program is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Control-D, termios(3) `VEOF`.
 const END_OF_FILE: u8 = 4;
-
-/// How long a late program may take to end by itself before it is killed.
-const GRACE: Duration = Duration::from_secs(3);
 
 /// Gets what a program writes to its standard output, piece by piece.
 pub(crate) type Listener<'a> = &'a mut dyn FnMut(&[u8]);
@@ -120,8 +114,9 @@ impl Streams {
 pub(crate) struct Relay {
     name: String,
     streams: Streams,
-    signals: SignalFd,
-    mask: Mask,
+    signals: Signals,
+    /// The program's output is not the caller's.
+    kept: bool,
     typed: Pending,
     shown: Pending,
     /// The program has closed its terminal.
@@ -130,17 +125,13 @@ pub(crate) struct Relay {
 
 impl Relay {
     /// Holds back the signals that shall go on to the program, from now on.
-    pub(crate) fn begin(streams: Streams, name: String) -> Result<Self, Error> {
-        let mut set: SigSet = FORWARDED.into_iter().collect();
-        set.add(Signal::SIGWINCH);
-        let mask = Mask::block(&set).map_err(|errno| watch(&name)(errno.into()))?;
-        let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-            .map_err(|errno| watch(&name)(errno.into()))?;
+    pub(crate) fn begin(streams: Streams, output: Output, name: String) -> Result<Self, Error> {
+        let signals = Signals::hold().map_err(|errno| watch(&name)(errno.into()))?;
         Ok(Self {
             name,
             streams,
             signals,
-            mask,
+            kept: !matches!(output, Output::Inherit),
             typed: Pending::default(),
             shown: Pending::default(),
             silent: false,
@@ -159,7 +150,33 @@ impl Relay {
 
     /// The signals that were blocked before.
     pub(crate) fn former_mask(&self) -> SigSet {
-        self.mask.0
+        self.signals.former()
+    }
+
+    /// Readable: a signal asks this process to end.
+    pub(crate) fn interrupt(&self) -> BorrowedFd<'_> {
+        self.signals.ending()
+    }
+
+    /// The program was not started; a signal that has come meanwhile is obeyed.
+    pub(crate) fn give_up(mut self, failure: Failure) -> Error {
+        while self.signals.next().is_some() {}
+        let (program, asked) = (self.name.clone(), self.signals.asked());
+        let Some(signal) = asked.filter(|_| matches!(failure, Failure::Interrupted { .. })) else {
+            return Error::Start { program, source: failure };
+        };
+        self.part_from(signal, Some(failure))
+    }
+
+    /// Ends this process by a signal that asked for it, where the program was only a part of it; else says so.
+    fn part_from(self, signal: Signal, source: Option<Failure>) -> Error {
+        let (program, kept) = (self.name.clone(), self.kept);
+        // The caller's terminal gets its settings back, and signals their effect.
+        drop(self);
+        if kept {
+            obey(signal);
+        }
+        Error::Interrupted { program, signal: signal as i32, source }
     }
 
     /// Stays with the program until it ends.
@@ -172,27 +189,37 @@ impl Relay {
         let mut nobody = |_: &[u8]| {};
         let heard = heard.unwrap_or(&mut nobody);
         self.give_up_the_programs_ends().map_err(watch(&self.name))?;
-        let mut clock = Clock::new(deadline);
+        let part = self.kept || deadline.is_some();
+        let mut clock = Clock::new(deadline, part);
         loop {
-            if clock.strike(child) {
+            if clock.strike(child.pid) {
                 break;
             }
             let ready = self.wait(child, clock.left()).map_err(watch(&self.name))?;
-            self.serve(&ready, child, heard);
+            self.serve(&ready, (child, &mut clock), heard);
             if ready.ended {
                 break;
             }
         }
         self.drain(heard);
-        let status = end(child).map_err(watch(&self.name))?;
-        if clock.late() {
-            let seconds = deadline.unwrap_or_default().as_secs();
-            return Err(Error::Deadline { program: self.name, seconds });
+        let ended = end(child).map_err(watch(&self.name))?;
+        let asked = self.signals.asked().filter(|_| part);
+        match (ended, asked) {
+            (_, Some(signal)) => Err(self.part_from(signal, None)),
+            (None, None) => Err(Error::LeftBehind { program: self.name, pid: child.pid.as_raw() }),
+            (Some(_), None) if part && clock.late() => {
+                let seconds = deadline.unwrap_or_default().as_secs();
+                Err(Error::Deadline { program: self.name, seconds })
+            }
+            (Some(status), None) => Ok(self.ended(status)),
         }
+    }
+
+    fn ended(self, status: Status) -> Ended {
         let truncated = self.streams.captures.iter().any(|capture| capture.truncated);
         let mut kept = self.streams.captures.into_iter().map(|capture| capture.kept);
         let (stdout, stderr) = (kept.next().unwrap_or_default(), kept.next().unwrap_or_default());
-        Ok(Ended { status, stdout, stderr, truncated })
+        Ended { status, stdout, stderr, truncated }
     }
 
     /// Our copies of the program's ends would keep its streams open for ever.
@@ -214,7 +241,7 @@ impl Relay {
             events.push(event);
         };
         watch(child.pidfd.as_fd(), PollFlags::POLLIN, Event::Ended);
-        watch(self.signals.as_fd(), PollFlags::POLLIN, Event::Signal);
+        watch(self.signals.any(), PollFlags::POLLIN, Event::Signal);
         for (index, capture) in self.streams.captures.iter().enumerate() {
             if let Some(reader) = &capture.reader {
                 watch(reader.as_fd(), PollFlags::POLLIN, Event::Captured(index));
@@ -261,11 +288,11 @@ impl Relay {
         Ok(Ready { ended: events.contains(&Event::Ended), events })
     }
 
-    fn serve(&mut self, ready: &Ready, child: &Started, heard: &mut dyn FnMut(&[u8])) {
+    fn serve(&mut self, ready: &Ready, (child, clock): (&Started, &mut Clock), heard: &mut dyn FnMut(&[u8])) {
         for event in &ready.events {
             match event {
                 Event::Ended => {}
-                Event::Signal => self.forward(child),
+                Event::Signal => self.forward(child, clock),
                 Event::Captured(index) => self.serve_capture(*index, heard),
                 Event::Passing | Event::Passed => self.serve_passage(*event, heard),
                 _ => self.serve_terminal(*event, heard),
@@ -318,21 +345,19 @@ impl Relay {
         }
     }
 
-    fn forward(&mut self, child: &Started) {
-        while let Ok(Some(info)) = self.signals.read_signal() {
-            match i32::try_from(info.ssi_signo).map(Signal::try_from) {
-                Ok(Ok(Signal::SIGWINCH)) => {
+    fn forward(&mut self, child: &Started, clock: &mut Clock) {
+        while let Some(signal) = self.signals.next() {
+            match signal {
+                Signal::SIGWINCH => {
                     if let Some(terminal) = &self.streams.terminal {
                         terminal.fit();
                     }
                 }
                 // As a terminal would: to the whole group. Our child leads it and is not reaped, so it is the right one.
-                Ok(Ok(signal @ (Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP))) => {
-                    let _ = killpg(child.pid, signal);
-                }
-                Ok(Ok(signal)) => drop(pidfd::signal(child.pidfd.as_fd(), Some(signal))),
-                _ => {}
+                Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP => drop(killpg(child.pid, signal)),
+                signal => drop(pidfd::signal(child.pidfd.as_fd(), Some(signal))),
             }
+            clock.ask(signal);
         }
     }
 
@@ -420,68 +445,16 @@ impl Capture {
     }
 }
 
-/// The deadline of a program, and after it the grace.
-struct Clock {
-    next: Option<Instant>,
-    strikes: u32,
-}
-
-impl Clock {
-    fn new(deadline: Option<Duration>) -> Self {
-        Self { next: deadline.map(|deadline| Instant::now() + deadline), strikes: 0 }
-    }
-
-    fn left(&self) -> Option<Duration> {
-        self.next.map(|next| next.saturating_duration_since(Instant::now()))
-    }
-
-    fn late(&self) -> bool {
-        self.strikes > 0
-    }
-
-    /// First TERM, then KILL to the whole group; `true`: even that did not help in time.
-    fn strike(&mut self, child: &Started) -> bool {
-        if self.left() != Some(Duration::ZERO) {
-            return false;
-        }
-        self.strikes += 1;
-        self.next = Some(Instant::now() + GRACE);
-        match self.strikes {
-            1 => drop(killpg(child.pid, Signal::SIGTERM)),
-            2 => drop(killpg(child.pid, Signal::SIGKILL)),
-            _ => return true,
-        }
-        false
-    }
-}
-
-/// Blocked signals; unblocked again when dropped.
-struct Mask(SigSet);
-
-impl Mask {
-    fn block(set: &SigSet) -> nix::Result<Self> {
-        let mut former = SigSet::empty();
-        pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(set), Some(&mut former))?;
-        Ok(Self(former))
-    }
-}
-
-impl Drop for Mask {
-    fn drop(&mut self) {
-        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.0), None);
-    }
-}
-
-/// Reaps the program; after a late one that even KILL did not end, nothing is waited for.
-fn end(child: &Started) -> io::Result<Status> {
+/// Reaps the program; `None`: it has not ended, and is not waited for.
+fn end(child: &Started) -> io::Result<Option<Status>> {
     let mut polled = [PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN)];
     if poll(&mut polled, PollTimeout::ZERO)? == 0 {
-        return Ok(Status::Signaled(Signal::SIGKILL as i32));
+        return Ok(None);
     }
     loop {
         match waitpid(child.pid, None) {
-            Ok(WaitStatus::Exited(_, code)) => return Ok(Status::Exited(code)),
-            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Status::Signaled(signal as i32)),
+            Ok(WaitStatus::Exited(_, code)) => return Ok(Some(Status::Exited(code))),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Some(Status::Signaled(signal as i32))),
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -7,9 +7,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use u7s_plan::facts::UserFact;
-use u7s_sys::enter::Ids;
+use u7s_sys::enter::{Ids, Limit};
 use u7s_sys::{pidfd, userns};
 
 use super::error::Error;
@@ -27,6 +28,7 @@ pub struct Target {
     process: OwnedFd,
     cgroup: PathBuf,
     ids: Ids,
+    limits: Vec<Limit>,
 }
 
 impl Target {
@@ -54,12 +56,13 @@ impl Target {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(look)?;
         let namespace = File::open(format!("/proc/{pid}/ns/user")).map_err(look)?;
         let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(look)?;
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).map_err(look)?;
         let cgroup = judge(&status, &cgroups, user.uid)
             .and_then(|cgroup| judge_namespace(&namespace, user.uid).map(|()| cgroup))
             .map_err(|reason| Error::NotOurs { pid, reason })?;
         // Alive now, so all the while: what was read above was about this very process.
         pidfd::signal(process.as_fd(), None)?;
-        Ok(Self { process, cgroup, ids: Ids { uid: user.uid, gid: user.gid } })
+        Ok(Self { process, cgroup, ids: Ids { uid: user.uid, gid: user.gid }, limits: limits_of(&limits) })
     }
 
     /// The held process.
@@ -70,6 +73,11 @@ impl Target {
     /// Whose it is.
     pub(crate) fn ids(&self) -> Ids {
         self.ids
+    }
+
+    /// The limits of the held process, none above those of this one.
+    pub(crate) fn limits(&self) -> &[Limit] {
+        &self.limits
     }
 
     /// `cgroup.procs` of the cgroup that pid 1 itself is in, open for writing.
@@ -112,6 +120,44 @@ fn judge(status: &str, cgroups: &str, uid: u32) -> Result<PathBuf, String> {
         return Err(format!("its cgroup {cgroup} is not below {UNIT}"));
     }
     Ok(cgroup.into())
+}
+
+/// Resources by their names in /proc/PID/limits.
+///
+/// Source: fs/proc/base.c, `lnames`.
+const RESOURCES: [(&str, Resource); 16] = [
+    ("Max cpu time", Resource::RLIMIT_CPU),
+    ("Max file size", Resource::RLIMIT_FSIZE),
+    ("Max data size", Resource::RLIMIT_DATA),
+    ("Max stack size", Resource::RLIMIT_STACK),
+    ("Max core file size", Resource::RLIMIT_CORE),
+    ("Max resident set", Resource::RLIMIT_RSS),
+    ("Max processes", Resource::RLIMIT_NPROC),
+    ("Max open files", Resource::RLIMIT_NOFILE),
+    ("Max locked memory", Resource::RLIMIT_MEMLOCK),
+    ("Max address space", Resource::RLIMIT_AS),
+    ("Max file locks", Resource::RLIMIT_LOCKS),
+    ("Max pending signals", Resource::RLIMIT_SIGPENDING),
+    ("Max msgqueue size", Resource::RLIMIT_MSGQUEUE),
+    ("Max nice priority", Resource::RLIMIT_NICE),
+    ("Max realtime priority", Resource::RLIMIT_RTPRIO),
+    ("Max realtime timeout", Resource::RLIMIT_RTTIME),
+];
+
+/// The limits of a process, none above those of this one.
+fn limits_of(text: &str) -> Vec<Limit> {
+    let limit = |(name, resource): (&str, Resource)| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        let mut numbers = line.split_ascii_whitespace().map(|word| match word {
+            "unlimited" => Some(RLIM_INFINITY),
+            number => number.parse().ok(),
+        });
+        let (soft, hard) = (numbers.next()??, numbers.next()??);
+        let (_, own) = getrlimit(resource).ok()?;
+        let hard = own.min(hard);
+        Some((resource, soft.min(hard), hard))
+    };
+    RESOURCES.into_iter().filter_map(limit).collect()
 }
 
 /// The kernel's own word on who made the user namespace, and where.
@@ -186,6 +232,20 @@ mod tests {
                 "{cgroup}"
             );
         }
+    }
+
+    #[test]
+    fn the_limits_of_a_process_are_read_and_none_is_above_our_own() {
+        let own = fs::read_to_string("/proc/self/limits").unwrap();
+        let all = limits_of(&own);
+        assert_eq!(all.len(), RESOURCES.len(), "{own}");
+        for (resource, soft, hard) in all {
+            assert_eq!((soft, hard), getrlimit(resource).unwrap(), "{resource:?}");
+        }
+        let text = "Max open files            unlimited            unlimited            files     \n";
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(limits_of(text), [(Resource::RLIMIT_NOFILE, hard, hard)]);
+        assert_eq!(limits_of("Max open files x y\n"), []);
     }
 
     #[test]

@@ -179,8 +179,9 @@ impl Keyboard {
 impl Drop for Keyboard {
     fn drop(&mut self) {
         if let Some(former) = &self.former {
-            // A terminal that was hung up has no settings any more.
-            let _ = tcsetattr(&self.terminal, SetArg::TCSADRAIN, former);
+            // What is left of the input goes: a terminal that was asked something by the program answers as if it were
+            // typed, and the caller's shell would run it. One that was hung up has no settings any more.
+            let _ = tcsetattr(&self.terminal, SetArg::TCSAFLUSH, former);
         }
     }
 }

@@ -11,7 +11,7 @@ use nix::unistd::{UnlinkatFlags, fchown, getegid, geteuid, unlinkat};
 use u7s_sys::xattr;
 
 use super::sweep::empty;
-use super::{is, names, open, open_in, parent_of, stat_in};
+use super::{MOST_NAMES, is, names, open, open_in, parent_of, stat_in};
 use crate::error::{Error, opening};
 
 /// What was removed, and what could not be.
@@ -60,15 +60,10 @@ pub(crate) fn clear(path: &Path, stays: &Stays<'_>) -> Result<Cleared, Error> {
     };
     let device = fstat(&root).map_err(|errno| opening(path, errno))?.st_dev;
     let mut clearing = Clearing { stays, device, cleared: Cleared::default() };
-    for name in names(&root).map_err(|errno| opening(path, errno))? {
-        if stays.keep.contains(&name) {
-            continue;
-        }
-        let at = path.join(&name);
-        if let Err(errno) = clearing.top(&root, &name, &at) {
-            clearing.cleared.left.push((at, errno));
-        }
-    }
+    let cleared = clearing.all(&root, path, &mut |clearing, name, at| {
+        if stays.keep.iter().any(|kept| kept == name) { Ok(()) } else { clearing.top(&root, name, at) }
+    });
+    cleared.map_err(|errno| opening(path, errno))?;
     Ok(clearing.cleared)
 }
 
@@ -131,6 +126,33 @@ struct Clearing<'a> {
 }
 
 impl Clearing<'_> {
+    /// Does something with every name of a directory: a part of them at a time, as long as some go.
+    fn all(
+        &mut self,
+        dir: &OwnedFd,
+        at: &Path,
+        each: &mut dyn FnMut(&mut Self, &OsStr, &Path) -> nix::Result<()>,
+    ) -> nix::Result<()> {
+        loop {
+            let (names, removed) = (names(dir)?, self.cleared.removed);
+            let left = self.cleared.left.len();
+            for name in &names {
+                let at = at.join(name);
+                if let Err(errno) = each(self, name, &at) {
+                    self.cleared.left.push((at, errno));
+                }
+            }
+            if names.len() < MOST_NAMES {
+                return Ok(());
+            }
+            if removed == self.cleared.removed {
+                return Err(Errno::E2BIG);
+            }
+            // They are met again.
+            self.cleared.left.truncate(left);
+        }
+    }
+
     fn top(&mut self, dir: &OwnedFd, name: &OsStr, at: &Path) -> nix::Result<()> {
         let Some(stat) = stat_in(dir, name)? else { return Ok(()) };
         let goes = self.stays.go.iter().any(|goes| name == OsStr::new(goes));
@@ -162,15 +184,10 @@ impl Clearing<'_> {
             return if trusted { Err(Errno::ENAMETOOLONG) } else { self.remove(dir, name, stat) };
         }
         let inner = open_in(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        for name in names(&inner)? {
-            let at = at.join(&name);
-            let done = stat_in(&inner, &name).and_then(|stat| {
-                stat.map_or(Ok(()), |stat| self.entry((&inner, &name), &stat, &at, depth + 1))
-            });
-            if let Err(errno) = done {
-                self.cleared.left.push((at, errno));
-            }
-        }
+        self.all(&inner, at, &mut |clearing, name, at| match stat_in(&inner, name)? {
+            Some(stat) => clearing.entry((&inner, name), &stat, at, depth + 1),
+            None => Ok(()),
+        })?;
         if trusted {
             return Ok(());
         }

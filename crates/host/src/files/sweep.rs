@@ -1,14 +1,16 @@
 //! Removes whole trees, also those of a user who works against it.
 
 use std::ffi::{OsStr, OsString};
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, renameat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::{names, open_in, parent_of, unlink};
+use super::{each_name, open_in, parent_of, unlink};
 use crate::error::{Error, opening};
 
 /// Removes all that a directory holds, and itself unless `keep_root`; a missing one is fine.
@@ -18,7 +20,7 @@ use crate::error::{Error, opening};
 /// moved up and removed in a further round.
 ///
 /// # Errors
-/// `Link` or `NotDirectory` if the root is something else; `Remove`.
+/// `Link` or `NotDirectory` if the root is something else; `Remove`, with ETIMEDOUT after half an hour.
 pub(crate) fn remove_tree(path: &Path, keep_root: bool) -> Result<(), Error> {
     let failed = |errno: Errno| Error::Remove { path: path.to_owned(), source: errno.into() };
     let Some((parent, name)) = parent_of(path)? else { return Ok(()) };
@@ -36,7 +38,7 @@ pub(crate) fn remove_tree(path: &Path, keep_root: bool) -> Result<(), Error> {
 
 /// Removes all that an open directory holds; see [`remove_tree`].
 pub(super) fn empty(root: &OwnedFd) -> nix::Result<()> {
-    let mut sweep = Sweep { root, raised: 0 };
+    let mut sweep = Sweep { root, raised: 0, until: Instant::now() + MAX_TIME };
     let mut rounds = 0;
     while sweep.round()? {
         rounds += 1;
@@ -53,9 +55,16 @@ const MAX_DEPTH: u32 = 64;
 /// Rounds before a tree that keeps growing is given up: enough for `MAX_DEPTH * MAX_ROUNDS` levels.
 const MAX_ROUNDS: u32 = 100_000;
 
+/// How often a directory is read again because it still held something: who fills it meanwhile is not waited for.
+const MAX_PASSES: u32 = 16;
+
+/// How long all of it may take. A store of images of a million files takes minutes on a slow disk.
+const MAX_TIME: Duration = Duration::from_secs(1800);
+
 struct Sweep<'a> {
     root: &'a OwnedFd,
     raised: u64,
+    until: Instant,
 }
 
 impl Sweep<'_> {
@@ -66,29 +75,43 @@ impl Sweep<'_> {
         Ok(self.raised != raised)
     }
 
+    /// Names are taken from the directory one at a time: it may hold millions.
+    ///
+    /// What getdents(2) has passed over while entries went is found when it is read once more, until nothing is left.
     fn empty(&mut self, dir: &OwnedFd, depth: u32) -> nix::Result<()> {
-        for name in names(dir)? {
-            match unlinkat(dir, name.as_os_str(), UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => continue,
-                Err(Errno::EISDIR) => {}
-                Err(errno) => return Err(errno),
+        for _ in 0..MAX_PASSES {
+            let mut seen = false;
+            each_name(dir, &mut |name| {
+                seen = true;
+                if Instant::now() > self.until {
+                    return Err(Errno::ETIMEDOUT);
+                }
+                self.remove(dir, name, depth).map(ControlFlow::Continue)
+            })?;
+            if !seen {
+                break;
             }
-            if depth == MAX_DEPTH {
-                self.raise(dir, &name)?;
-                continue;
-            }
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let how = OpenHow::new().flags(flags).resolve(
-                ResolveFlag::RESOLVE_BENEATH
-                    | ResolveFlag::RESOLVE_NO_SYMLINKS
-                    | ResolveFlag::RESOLVE_NO_XDEV,
-            );
-            let inner = openat2(dir, name.as_os_str(), how)?;
-            self.empty(&inner, depth + 1)?;
-            drop(inner);
-            unlink(dir, &name, UnlinkatFlags::RemoveDir)?;
         }
         Ok(())
+    }
+
+    fn remove(&mut self, dir: &OwnedFd, name: &OsStr, depth: u32) -> nix::Result<()> {
+        match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+            Err(Errno::EISDIR) => {}
+            Err(errno) => return Err(errno),
+        }
+        if depth == MAX_DEPTH {
+            return self.raise(dir, name);
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let how = OpenHow::new().flags(flags).resolve(
+            ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV,
+        );
+        let inner = openat2(dir, name, how)?;
+        self.empty(&inner, depth + 1)?;
+        drop(inner);
+        unlink(dir, name, UnlinkatFlags::RemoveDir)
     }
 
     /// Moves a deep directory to the root under a name that is free.

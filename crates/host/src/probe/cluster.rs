@@ -9,7 +9,7 @@ use u7s_plan::host::{KUBERNETES_DIR, UNSYNCED};
 use u7s_plan::node::ComponentName;
 use u7s_plan::pki;
 
-use super::names;
+use super::names_that;
 use crate::control::Client;
 use crate::enter::{Entry, Input, Output, Target};
 use crate::files;
@@ -22,7 +22,7 @@ pub(crate) fn cluster(user: Option<&UserFact>, runs: bool, deadline: Duration) -
     let there = |name: &str| seen(name).is_some();
     let own = |name: &str| user.is_some_and(|user| seen(name).is_some_and(|file| file.st_uid == user.uid));
     let running = user.filter(|_| runs);
-    let manifests = names(&dir.join("manifests")).into_iter().filter(|name| !name.starts_with('.'));
+    let manifests = names_that(&dir.join("manifests"), &|name| !name.starts_with('.'));
     let (admin_conf, kubelet_conf) = (there("admin.conf"), there("kubelet.conf"));
     let unsynced = unsynced();
     let content = |name: String| seen(&format!("{}/{name}", pki::DIR)).map(|file| (name, file.st_size > 0));
@@ -30,7 +30,7 @@ pub(crate) fn cluster(user: Option<&UserFact>, runs: bool, deadline: Duration) -
     ClusterFact {
         admin_conf,
         kubelet_conf,
-        manifests: manifests.collect(),
+        manifests,
         api_ready: admin_conf && running.is_some_and(|user| api_ready(user, deadline)),
         begun: BEGUN.into_iter().any(own),
         finished: kubelet_conf && running.is_some_and(finished),

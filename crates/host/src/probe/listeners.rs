@@ -1,6 +1,6 @@
 //! Listening TCP sockets of the host and who holds them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -22,11 +22,20 @@ struct Row {
 pub(crate) fn listeners(unit: &str) -> Vec<Listener> {
     let mut rows = rows(&proc_text("/proc/net/tcp"), ipv4);
     rows.extend(self::rows(&proc_text("/proc/net/tcp6"), ipv6));
-    let holders = if rows.is_empty() { BTreeMap::new() } else { holders(&rows) };
+    let wanted = rows.iter().map(|row| row.inode).collect();
+    let holders = holders(wanted, processes(), &mut { MOST_LOOKS });
+    // One process may hold thousands of sockets.
+    let mut known = BTreeMap::new();
+    let mut about = |pid: i32| -> (String, bool) {
+        known
+            .entry(pid)
+            .or_insert_with(|| (name(pid), unit_of(&proc_text(&format!("/proc/{pid}/cgroup")), unit)))
+            .clone()
+    };
     let listener = |row: Row| {
-        let pid = holders.get(&row.inode).copied();
-        let owner = pid.map(|pid| (pid, name(pid)));
-        let ours = pid.is_some_and(|pid| unit_of(&proc_text(&format!("/proc/{pid}/cgroup")), unit));
+        let found = holders.get(&row.inode).map(|pid| (*pid, about(*pid)));
+        let ours = found.as_ref().is_some_and(|(_, (_, ours))| *ours);
+        let owner = found.map(|(pid, (name, _))| (pid, name));
         Listener { address: row.address, port: row.port, owner, ours }
     };
     rows.into_iter().map(listener).collect()
@@ -64,25 +73,56 @@ fn ipv6(host: &str) -> Option<Ipv4Addr> {
     if address.is_unspecified() { Some(Ipv4Addr::UNSPECIFIED) } else { address.to_ipv4_mapped() }
 }
 
-/// One process for each socket, by inode: the one with the lowest pid.
-fn holders(rows: &[Row]) -> BTreeMap<u64, i32> {
+/// The most descriptors and processes that are looked at: seconds of work. Any user may open as many as his limits give
+/// him; an owner that is not found by then stays unknown.
+const MOST_LOOKS: usize = 1 << 20;
+
+/// One process for each wanted socket, by inode: the first one that holds it.
+///
+/// Each look costs the same however many are wanted, and none is made once all are found; `looks` is what is left.
+fn holders<F: IntoIterator<Item = Option<u64>>>(
+    mut wanted: HashSet<u64>,
+    processes: impl IntoIterator<Item = (i32, F)>,
+    looks: &mut usize,
+) -> BTreeMap<u64, i32> {
+    let mut holders = BTreeMap::new();
+    // By reference: a process whose turn does not come is not opened.
+    let mut processes = processes.into_iter();
+    while !wanted.is_empty()
+        && spend(looks)
+        && let Some((pid, sockets)) = processes.next()
+    {
+        let mut sockets = sockets.into_iter();
+        while !wanted.is_empty()
+            && spend(looks)
+            && let Some(socket) = sockets.next()
+        {
+            if let Some(inode) = socket.filter(|inode| wanted.remove(inode)) {
+                holders.insert(inode, pid);
+            }
+        }
+    }
+    holders
+}
+
+fn spend(looks: &mut usize) -> bool {
+    let any = *looks > 0;
+    *looks = looks.saturating_sub(1);
+    any
+}
+
+/// The processes by pid, each with its descriptors: the inode of one that is a socket.
+fn processes() -> impl Iterator<Item = (i32, impl Iterator<Item = Option<u64>>)> {
     let mut pids: Vec<i32> = fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
     pids.sort_unstable();
-    let mut holders = BTreeMap::new();
-    for pid in pids {
-        for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
-            if let Some(inode) = socket(&entry.path())
-                && rows.iter().any(|row| row.inode == inode)
-            {
-                holders.entry(inode).or_insert(pid);
-            }
-        }
-    }
-    holders
+    pids.into_iter().map(|pid| {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        (pid, entries.map(|entry| socket(&entry.path())))
+    })
 }
 
 fn socket(link: &Path) -> Option<u64> {
@@ -127,6 +167,29 @@ mod tests {
         for line in ["", "0:", "0: 0100007F 0 0A", "0: xx:yy 0 0A 0 0 0 0 0 1", "0: 0:0 0 0A 0 0 0 0 0 1"] {
             assert!(rows(&format!("head\n{line}"), ipv4).is_empty(), "{line}");
         }
+    }
+
+    #[test]
+    fn f13_the_work_grows_with_the_descriptors_not_with_the_listeners_times_them() {
+        const MANY: u64 = 20_000;
+        let looked = std::cell::Cell::new(0_u64);
+        let process = |pid: i32, sockets: std::ops::Range<u64>| {
+            let looked = &looked;
+            (
+                pid,
+                sockets.map(move |inode| {
+                    looked.set(looked.get() + 1);
+                    Some(inode)
+                }),
+            )
+        };
+        let processes = || [process(1, 0..MANY), process(2, 0..MANY), process(3, MANY..2 * MANY)];
+        let found = holders((0..MANY).collect(), processes(), &mut usize::MAX.clone());
+        assert_eq!((found.len() as u64, looked.get()), (MANY, MANY), "the second process is not looked at");
+        assert!(found.values().all(|pid| *pid == 1));
+        looked.set(0);
+        let found = holders([MANY, u64::MAX].into(), processes(), &mut 100);
+        assert_eq!((found.len(), looked.get()), (0, 99), "a bound, for processes and descriptors together");
     }
 
     #[test]

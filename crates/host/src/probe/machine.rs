@@ -1,10 +1,11 @@
 //! Kernel, cgroups, devices, limits and texts of the machine.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::sys::utsname::uname;
-use u7s_plan::facts::{CgroupFact, Facts};
+use u7s_plan::facts::{CgroupFact, Facts, ResolvConf};
 use u7s_plan::host;
 
 use super::{proc_text, text};
@@ -36,8 +37,49 @@ pub(crate) fn fill(facts: &mut Facts) {
     facts.online_cpus = listed(&text("/sys/devices/system/cpu/online"));
     facts.os = os(&text("/etc/os-release"));
     facts.resolv_conf = text("/etc/resolv.conf");
+    facts.resolver = resolver(Path::new("/etc/resolv.conf"));
     facts.hosts = text("/etc/hosts");
     facts.boot_id = text("/proc/sys/kernel/random/boot_id").trim_end().to_owned();
+}
+
+/// Links are followed, however the file behind them is.
+fn resolver(path: &Path) -> ResolvConf {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => ResolvConf::Directory,
+        Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => ResolvConf::Loop,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            end_of_links(path).map_or(ResolvConf::Missing, |target| ResolvConf::Dangling { target })
+        }
+        _ => ResolvConf::File { target: fs::canonicalize(path).ok() },
+    }
+}
+
+/// Where a link leads whose end is not there; `None` if `path` is no link.
+fn end_of_links(path: &Path) -> Option<PathBuf> {
+    /// Source: path_resolution(7).
+    const LINKS: usize = 40;
+    let mut target = None;
+    let mut next = path.to_owned();
+    for _ in 0..LINKS {
+        let Ok(link) = fs::read_link(&next) else { break };
+        let directory = next.parent().unwrap_or_else(|| Path::new("/"));
+        let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+        next = normal(&directory.join(link));
+        target = Some(next.clone());
+    }
+    target
+}
+
+/// Without `..`, which is read as the directory above in the name.
+fn normal(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::from("/"), |mut whole, part| {
+        match part {
+            Component::ParentDir => drop(whole.pop()),
+            Component::Normal(name) => whole.push(name),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+        whole
+    })
 }
 
 fn cgroup(root: &Path) -> CgroupFact {
@@ -147,6 +189,28 @@ fn os(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_resolv_conf_is_told_from_what_only_has_its_name() {
+        use std::os::unix::fs::symlink;
+        let place = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(place.path()).unwrap();
+        let path = root.join("resolv.conf");
+        assert_eq!(resolver(&path), ResolvConf::Missing);
+        symlink("../run/none/resolv.conf", &path).unwrap();
+        let target = root.parent().unwrap().join("run/none/resolv.conf");
+        assert_eq!(resolver(&path), ResolvConf::Dangling { target });
+        fs::remove_file(&path).unwrap();
+        symlink("resolv.conf", &path).unwrap();
+        assert_eq!(resolver(&path), ResolvConf::Loop);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(resolver(&path), ResolvConf::Directory);
+        fs::remove_dir(&path).unwrap();
+        fs::write(root.join("real"), "").unwrap();
+        symlink("real", &path).unwrap();
+        assert_eq!(resolver(&path), ResolvConf::File { target: Some(root.join("real")) });
+    }
 
     #[test]
     fn the_bounding_set_tells_whether_systemd_can_lower_oom_scores() {

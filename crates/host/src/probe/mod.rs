@@ -2,6 +2,7 @@
 //!
 //! Reads are bounded, programs are given a deadline. What cannot be read is left empty: preflight names it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -129,14 +130,23 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     if owned(dir).is_none() {
         return Vec::new();
     }
-    let entries = files::list(dir).unwrap_or_default().into_iter().map(|name| dir.join(name));
+    let entries = names(dir).into_iter().map(|name| dir.join(name));
     // The directory itself may be one layout.
     let layouts = std::iter::once(dir.to_owned()).chain(entries);
     layouts.filter(|path| owned(path).is_some() && image(path)).collect()
 }
 
+/// Names in a directory, sorted; of more than [`files::MOST_NAMES`] any so many, which is enough to see that it is not
+/// as it should be.
 fn names(dir: &Path) -> Vec<String> {
-    files::list(dir).unwrap_or_default().into_iter().filter_map(|name| name.into_string().ok()).collect()
+    names_that(dir, &|_| true)
+}
+
+/// As [`names`], of those that are `wanted`.
+fn names_that(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
+    let wanted = |name: &OsStr| name.to_str().is_some_and(wanted);
+    let (names, _) = files::some(dir, files::MOST_NAMES, &wanted).unwrap_or_default();
+    names.into_iter().filter_map(|name| name.into_string().ok()).collect()
 }
 
 /// Text of a file of the kernel or of root's, at most 1 MiB of it; empty if it cannot be read. Follows links.

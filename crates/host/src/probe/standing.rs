@@ -1,7 +1,7 @@
 //! Looks at a node that was made: what supervisor, API server, certificates and processes tell.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use u7s_plan::certificate;
@@ -12,19 +12,28 @@ use u7s_plan::health::{Certificate, ClusterSeen, Seen};
 use u7s_plan::host::{self, KUBERNETES_DIR};
 use u7s_plan::node::NodeSpec;
 
-use super::{documents, firewall, listeners, names, network, systemd_facts, text};
-use crate::control::{Client, Error as ControlError};
+use super::{documents, firewall, listeners, names_that, network, systemd_facts, text};
+use crate::control::{Client, Error as ControlError, PATIENCE};
 use crate::enter::{Entry, Input, Output, Target};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::files;
 use crate::programs::{self, Found};
 
 /// How long the API server may take to answer.
 const API: Duration = Duration::from_secs(5);
 
+/// How long supervisor and API server may take to answer all questions together, times the configured factor.
+const ANSWERS: Duration = Duration::from_secs(30);
+
+/// What is left until then, and a moment at least: 0 would mean without end to some.
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100))
+}
+
 /// Looks at everything that `u7s status` judges. The caller is root or the node's user, on the host.
 ///
-/// Takes milliseconds, and as long as the API server takes to answer, at most 10 s.
+/// Takes milliseconds, and as long as the API server takes to answer, at most 10 s; of a node that works against it at
+/// most [`ANSWERS`], and some seconds to end what it asked.
 ///
 /// # Errors
 /// node.json that is not ours or cannot be read; `Netlink`.
@@ -39,16 +48,17 @@ pub fn standing(config: &Config) -> Result<Seen, Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut seen = Seen { now, facts, node, ..Seen::default() };
     let (Some(user), Some(node)) = (seen.facts.user.clone(), seen.node.clone()) else { return Ok(seen) };
+    let until = Instant::now() + ANSWERS * config.timeout_factor.clamp(1, 100);
     let client = Client::new(user.uid);
     match client.status() {
         Ok(status) => {
-            match client.ports() {
+            match client.patience(PATIENCE.min(left(until))).ports() {
                 Ok(ports) => seen.ports = ports,
                 Err(error) => seen.silent = Some(error.to_string()),
             }
             seen.stopped = stopped(&status);
             seen.table = firewall::table(config, &seen.facts, &node);
-            seen.cluster = Some(cluster(&user, &node));
+            seen.cluster = Some(cluster(&user, &node, (status.init_pid, until)));
             seen.status = Some(status);
         }
         Err(ControlError::NotRunning { .. }) => {}
@@ -86,13 +96,14 @@ fn stopped(status: &Status) -> Vec<(String, i32)> {
 
 /// The supervisor, when it does not answer: the process of its user that has its name.
 fn stopped_main(user: &UserFact) -> Vec<(String, i32)> {
-    let pids = names(Path::new("/proc")).into_iter().filter_map(|name| name.parse::<i32>().ok());
-    let ours = pids.filter(|pid| {
+    let ours = |name: &str| {
+        let Ok(pid) = name.parse::<i32>() else { return false };
         let owner = files::stat(Path::new(&format!("/proc/{pid}"))).ok().flatten().map(|stat| stat.st_uid);
-        let comm = text(format!("/proc/{pid}/comm"));
-        owner == Some(user.uid) && comm.trim() == "u7s-supervisor" && is_stopped(*pid)
-    });
-    ours.map(|pid| ("u7s-supervisor".to_owned(), pid)).collect()
+        let comm = || text(format!("/proc/{pid}/comm"));
+        owner == Some(user.uid) && comm().trim() == "u7s-supervisor" && is_stopped(pid)
+    };
+    let pids = names_that(Path::new("/proc"), &ours).into_iter().filter_map(|name| name.parse().ok());
+    pids.map(|pid| ("u7s-supervisor".to_owned(), pid)).collect()
 }
 
 fn is_stopped(pid: i32) -> bool {
@@ -101,9 +112,9 @@ fn is_stopped(pid: i32) -> bool {
 }
 
 /// What the API server says of this node, asked with the kubelet's own credentials.
-fn cluster(user: &UserFact, node: &NodeSpec) -> ClusterSeen {
+fn cluster(user: &UserFact, node: &NodeSpec, within: (i32, Instant)) -> ClusterSeen {
     let words = ["get", "node", &node.node_name, "--output=json"];
-    match asked(user, "--kubeconfig=/etc/kubernetes/kubelet.conf", &words) {
+    match asked(user, "--kubeconfig=/etc/kubernetes/kubelet.conf", &words, within) {
         Ok(said) => conditions(&said),
         Err(why) => ClusterSeen {
             api: why.contains("NotFound"),
@@ -114,15 +125,20 @@ fn cluster(user: &UserFact, node: &NodeSpec) -> ClusterSeen {
     }
 }
 
-fn asked(user: &UserFact, credentials: &str, words: &[&str]) -> Result<Vec<u8>, String> {
+fn asked(
+    user: &UserFact,
+    credentials: &str,
+    words: &[&str],
+    (init, until): (i32, Instant),
+) -> Result<Vec<u8>, String> {
     let kubectl = programs::needed("kubectl").map_err(|error| error.to_string())?;
-    let target = Target::find(user).map_err(|error| error.to_string())?;
+    let target = Target::verified(init, user).map_err(|error| chain(&error))?;
     let timeout = format!("--request-timeout={}s", API.as_secs());
     let first = [kubectl.as_os_str(), credentials.as_ref(), timeout.as_ref()].into_iter();
     let argv = first.chain(words.iter().map(AsRef::as_ref));
     let entry =
         Entry::inside(&target, argv).directory("/").input(Input::Null).output(Output::Capture(256 << 10));
-    let ended = entry.deadline(API * 2).run().map_err(|error| error.to_string())?;
+    let ended = entry.deadline((API * 2).min(left(until))).run().map_err(|error| chain(&error))?;
     if ended.status.success() {
         return Ok(ended.stdout);
     }
@@ -191,7 +207,7 @@ fn certificates(facts: &Facts, now: u64) -> Vec<Certificate> {
     let home = facts.user.as_ref().map_or_else(|| PathBuf::from(host::HOME), |user| user.home.clone());
     let kubelet = host::tree(&home).join("kubelet/pki");
     // kubelet-client-current.pem is a link to the newest of these.
-    let newest = names(&kubelet).into_iter().filter(|name| name.starts_with("kubelet-client-2")).max();
+    let newest = names_that(&kubelet, &|name| name.starts_with("kubelet-client-2")).pop();
     found.extend(
         newest.map(|name| kubelet.join(name)).and_then(|path| certificate("kubelet", &path, &read(&path)?)),
     );

@@ -13,14 +13,14 @@ use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
-use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Pid, Uid, getegid, geteuid};
 use u7s_plan::facts::Facts;
 use u7s_plan::node::Extent;
 use u7s_plan::subid;
 use u7s_plan::trial::{Outcome, Trial};
 use u7s_sys::enter::{Ids, drop_for_good, fork_copy};
-use u7s_sys::{fork, pidfd, tap};
+use u7s_sys::pidfd::Child;
+use u7s_sys::{fork, tap};
 
 use crate::child::printable;
 
@@ -105,15 +105,12 @@ fn attempt(plan: &Plan) -> Result<Trial, String> {
     let said = |error: std::io::Error| error.to_string();
     let ends = Ends { to_child: pipe().map_err(said)?, to_parent: pipe().map_err(said)? };
     let until = Instant::now() + DEADLINE;
-    let child = fork_copy(|| child(plan, &ends)).map_err(|error| error.to_string())?;
+    let child = fork_copy(|| child(plan, &ends)).and_then(Child::of).map_err(|error| error.to_string())?;
     drop(ends.to_child.0);
     drop(ends.to_parent.1);
-    let result = lead(plan, child, (File::from(ends.to_child.1), File::from(ends.to_parent.0)), until);
-    // It has ended, or hangs: it is unreaped, so its number is still its own.
-    if let Ok(held) = pidfd::open(child.as_raw()) {
-        let _ = pidfd::signal(held.as_fd(), Some(Signal::SIGKILL));
-    }
-    let _ = waitpid(child, None);
+    let result = lead(plan, child.pid(), (File::from(ends.to_child.1), File::from(ends.to_parent.0)), until);
+    // It has ended, or hangs; one that not even this ends has said nothing, which is an error already.
+    let _ = child.kill();
     if let Some(cgroup) = &plan.cgroup {
         let own = throw_away(cgroup);
         for path in [own.join("below"), own] {

@@ -42,6 +42,7 @@ fn status(kubelet: ComponentStatus) -> Status {
         degraded: Vec::new(),
         services: Default::default(),
         rules: None,
+        run: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -33,7 +33,7 @@ const FORWARDER_PAUSE: Duration = Duration::from_secs(1);
 const DIAL: Duration = Duration::from_secs(10);
 
 /// Serves the supervisor until its end of the channel closes or it orders the end; returns the exit status.
-pub(super) fn serve(channel: OwnedFd, network: &Network, warnings: Vec<String>) -> i32 {
+pub(super) fn serve(channel: OwnedFd, network: &Network, built: Built) -> i32 {
     let Ok(signals) = catch_signals() else { return 1 };
     let mut init = Init {
         channel,
@@ -45,16 +45,46 @@ pub(super) fn serve(channel: OwnedFd, network: &Network, warnings: Vec<String>) 
         forwarder_since: Instant::now(),
         outgoing: VecDeque::new(),
     };
-    init.outgoing.push_back((Event::Built { warnings }, Vec::new()));
+    init.outgoing.push_back((Event::Built { warnings: built.warnings }, vec![built.run]));
     // The supervisor's first orders are on their way while the copy of this process is made.
     init.flush();
     init.start_forwarder();
+    remove_behind(&built.leftovers);
     loop {
         match init.turn() {
             Turn::Next => {}
             Turn::Orphaned => return 1,
             Turn::Shutdown => return init.shut_down(),
         }
+    }
+}
+
+/// What pid 1 has made before it serves.
+#[derive(Debug)]
+pub(super) struct Built {
+    /// What could not be had and is not needed, a sentence each.
+    pub(super) warnings: Vec<String>,
+    /// The node's /run, only to be measured.
+    pub(super) run: OwnedFd,
+    /// A directory that nobody needs any more.
+    pub(super) leftovers: PathBuf,
+}
+
+/// Removes a directory tree in a process of its own: how much is in it was decided by somebody else.
+///
+/// What stays is tried again by the next start.
+fn remove_behind(tree: &Path) {
+    if std::fs::symlink_metadata(tree).is_err() {
+        return;
+    }
+    let removed = u7s_sys::clone::fork(|| {
+        let _ = u7s_sys::fork::close_all_but(&[]);
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+        let _ = nix::sys::prctl::set_name(c"u7s-clean");
+        i32::from(std::fs::remove_dir_all(tree).is_err())
+    });
+    if let Err(error) = removed {
+        tracing::warn!("{} stays: {}", tree.display(), crate::error::chain(&error));
     }
 }
 

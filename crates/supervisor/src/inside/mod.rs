@@ -7,6 +7,7 @@ pub(crate) mod pods;
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use nix::sys::signal::Signal;
 use u7s_net::forward;
 use u7s_plan::node::{Driver, NodeSpec};
 
+use self::init::Built;
 use crate::Error;
 use crate::error::chain;
 use crate::message::{self, Command, Event, Order};
@@ -27,6 +29,9 @@ const MAPS: Duration = Duration::from_secs(15);
 
 /// Where the node's cgroup namespace is seen inside.
 const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// The node's own, where CRI-O keeps what belongs to each container.
+const RUN: &str = "/run";
 
 /// The sysctl without which a node is none.
 const IP_FORWARD: &str = "net/ipv4/ip_forward";
@@ -48,7 +53,7 @@ pub(crate) struct Blueprint<'a> {
 /// Must not: return to the frames of the supervisor.
 pub(crate) fn live(channel: OwnedFd, output: &OwnedFd, blueprint: Blueprint<'_>) -> i32 {
     match settle(&channel, output).and_then(|()| build(&channel, blueprint)) {
-        Ok(warnings) => init::serve(channel, &blueprint.spec.network, warnings),
+        Ok(built) => init::serve(channel, &blueprint.spec.network, built),
         Err(error) => {
             let _ = message::send(channel.as_fd(), &Event::Failed { reason: chain(&error) }, &[]);
             1
@@ -57,7 +62,7 @@ pub(crate) fn live(channel: OwnedFd, output: &OwnedFd, blueprint: Blueprint<'_>)
 }
 
 /// The order is that of the measurements: the network driver waits for tap0 only, and needs longest.
-fn build(channel: &OwnedFd, blueprint: Blueprint<'_>) -> Result<Vec<String>, Error> {
+fn build(channel: &OwnedFd, blueprint: Blueprint<'_>) -> Result<Built, Error> {
     let spec = blueprint.spec;
     if spec.network.driver != Driver::None {
         let tap = network::make_tap()?;
@@ -80,7 +85,9 @@ fn build(channel: &OwnedFd, blueprint: Blueprint<'_>) -> Result<Vec<String>, Err
     warnings.extend(write_sysctls(&forwarder)?);
     warnings.extend(write_sysctls(&spec.sysctls)?);
     nix::unistd::sethostname(&spec.node_name).map_err(call("set the host name"))?;
-    Ok(warnings)
+    let run =
+        fs::File::options().read(true).custom_flags(libc::O_PATH).open(RUN).map_err(Error::read(RUN))?;
+    Ok(Built { warnings, run: run.into(), leftovers: blueprint.tree.old_var_tmp() })
 }
 
 /// Ties this process to the supervisor and takes from it what it shall not have.

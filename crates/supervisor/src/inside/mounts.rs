@@ -1,4 +1,8 @@
 //! What the node sees of the file system: the host's root, with targeted mounts over it.
+//!
+//! Whoever is root inside can take these mounts away. What is below each is harmless: it is nothing, by the unit's own mounts,
+//! which are locked since they are older than the user namespace, or what every user of the host sees. docs/architecture.md,
+//! "What lies below the node's mounts", has the list; a mount that is added here belongs into it.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -26,6 +30,11 @@ const RUN: [(&str, u32); 6] = [
     (RUNTIME, 0o700),
 ];
 
+/// How much a tmpfs of the node may take of the machine's memory; a file without content takes about 1 KiB.
+///
+/// Source: systemd, src/shared/mount-setup.h, `TMPFS_LIMITS_RUN`.
+const BOUNDS: &str = "size=20%,nr_inodes=100k";
+
 /// How many symbolic links a name may have.
 const LINKS: usize = 8;
 
@@ -47,7 +56,7 @@ pub(super) fn before_maps(runtime_dir: &Path) -> Result<OwnedFd, Error> {
 /// Does what creates files: before the maps an owner would have no number.
 pub(super) fn after_maps(blueprint: Blueprint<'_>, runtime_dir: &OwnedFd) -> Result<(), Error> {
     let spec = blueprint.spec;
-    fresh("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755"))?;
+    bounded("/run", 0o755)?;
     for (path, mode) in RUN {
         make_dir(Path::new(path), mode)?;
     }
@@ -56,16 +65,29 @@ pub(super) fn after_maps(blueprint: Blueprint<'_>, runtime_dir: &OwnedFd) -> Res
     for bind in &spec.binds {
         bind_directory(bind)?;
     }
-    if !covers_root_home(spec) {
-        fresh("tmpfs", "/root", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0700"))?;
+    if !covers(spec, "/root") {
+        bounded("/root", 0o700)?;
+    }
+    if !covers(spec, "/tmp") {
+        bounded("/tmp", 0o1777)?;
+    }
+    // Layers of images are unpacked there: more than memory holds.
+    if !covers(spec, "/var/tmp") {
+        bind_over(&blueprint.tree.var_tmp(), Path::new("/var/tmp"))?;
     }
     bind_file(&blueprint.tree.resolv_conf(), Path::new("/etc/resolv.conf"))?;
     bind_file(&blueprint.tree.hosts(), Path::new("/etc/hosts"))?;
     hide_unreadable_kmsg()
 }
 
-fn covers_root_home(spec: &NodeSpec) -> bool {
-    spec.binds.iter().any(|bind| bind.target == Path::new("/root"))
+fn covers(spec: &NodeSpec, target: &str) -> bool {
+    spec.binds.iter().any(|bind| bind.target == Path::new(target))
+}
+
+/// A tmpfs of the node's own, with this mode and [`BOUNDS`].
+fn bounded(target: &str, mode: u32) -> Result<(), Error> {
+    let data = format!("mode={mode:04o},{BOUNDS}");
+    fresh("tmpfs", target, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(&data))
 }
 
 fn bind_directory(bind: &Bind) -> Result<(), Error> {

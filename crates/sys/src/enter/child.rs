@@ -13,7 +13,7 @@ use nix::sys::signal::{SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, fstat};
 
 use super::ids::{Ids, check, drop_for_good, set_ids};
-use super::{Program, Stage, Substitute, Way};
+use super::{Limit, Program, Stage, Substitute, Way, attributes};
 
 /// `execve` arguments as the kernel wants them, built before the fork.
 pub(super) struct Pointers {
@@ -40,16 +40,16 @@ pub(super) struct Lines {
 
 /// Becomes the program, or tells the parent at which stage it could not, and ends.
 pub(super) fn run(program: &Program<'_>, way: &Way<'_>, pointers: Pointers, lines: Lines) -> ! {
-    let (lines, way) = match arrange(program.descriptors, way, lines) {
+    let (lines, arranged) = match arrange(program.descriptors, way, lines) {
         Ok(arranged) => arranged,
         Err(errno) => leave(lines, Stage::Descriptors, errno),
     };
-    if let Err((stage, errno)) = travel(&way) {
+    if let Err((stage, errno)) = travel(&arranged, lines) {
         leave(lines, stage, errno);
     }
     match fork_sibling() {
         Ok(0) => {
-            let (stage, errno) = become_program(program, pointers, lines);
+            let (stage, errno) = become_program(program, way.limits, pointers, lines);
             leave(lines, stage, errno)
         }
         Ok(pid) => {
@@ -106,14 +106,17 @@ fn arrange(descriptors: &[BorrowedFd<'_>], way: &Way<'_>, lines: Lines) -> Resul
 }
 
 /// Cgroup, drop, namespaces, root inside: in this order.
-fn travel(way: &Arranged) -> Result<(), (Stage, Errno)> {
+fn travel(way: &Arranged, lines: Lines) -> Result<(), (Stage, Errno)> {
+    begin(lines, Stage::Cgroup);
     if let Some(procs) = way.cgroup {
         nix::unistd::write(borrow(procs), b"0\n").map_err(|errno| (Stage::Cgroup, errno))?;
     }
+    begin(lines, Stage::Drop);
     if let Some(ids) = way.user {
         drop_for_good(ids)?;
     }
     let Some(process) = way.namespaces else { return Ok(()) };
+    begin(lines, Stage::Join);
     let kinds = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
@@ -137,14 +140,22 @@ fn fork_sibling() -> Result<i32, Errno> {
 }
 
 /// The last stretch, inside every namespace; returns only with a failure.
-fn become_program(program: &Program<'_>, mut pointers: Pointers, lines: Lines) -> (Stage, Errno) {
-    if let Err(errno) = begin_session(program, lines) {
+fn become_program(
+    program: &Program<'_>,
+    limits: &[Limit],
+    mut pointers: Pointers,
+    lines: Lines,
+) -> (Stage, Errno) {
+    begin(lines, Stage::Session);
+    if let Err(errno) = begin_session(program, lines).and_then(|()| attributes::limit(limits)) {
         return (Stage::Session, errno);
     }
+    begin(lines, Stage::Directory);
     if nix::unistd::chdir(program.directory).is_err() {
         // A caller's directory that is not there inside is common (/root of the host), and / always is.
         let _ = nix::unistd::chdir(c"/");
     }
+    begin(lines, Stage::Arguments);
     for substitute in program.substitutes {
         if names_the_file(substitute) {
             if let Some(descriptor) = substitute.descriptor {
@@ -154,6 +165,7 @@ fn become_program(program: &Program<'_>, mut pointers: Pointers, lines: Lines) -
             *argument = substitute.instead.as_ptr();
         }
     }
+    begin(lines, Stage::Exec);
     (Stage::Exec, execute(program.candidates, &pointers))
 }
 
@@ -181,26 +193,40 @@ fn names_the_file(substitute: &Substitute) -> bool {
     fstat(&file).is_ok_and(|found| (found.st_dev, found.st_ino) == substitute.identity)
 }
 
-/// Tries the candidates; a missing one leads to the next, as execvp(3) does.
+/// Tries the candidates in order, as execvp(3) does, but for one thing: whatever ails one of them (a dead mount over a
+/// directory of PATH), the next one is tried. Of all errors the one that tells most is kept.
 fn execute(candidates: &[CString], pointers: &Pointers) -> Errno {
     let mut worst = Errno::ENOENT;
     for candidate in candidates {
         // SAFETY: path, argv and env are NUL-terminated strings, the arrays end with a null pointer, and all of them
         // live in memory that was built before the fork.
         unsafe { libc::execve(candidate.as_ptr(), pointers.argv.as_ptr(), pointers.env.as_ptr()) };
-        match Errno::last() {
-            Errno::ENOENT | Errno::ENOTDIR => {}
-            Errno::EACCES => worst = Errno::EACCES,
-            other => return other,
-        }
+        worst = more_telling(worst, Errno::last());
     }
     worst
+}
+
+/// The program was found and does not run; it is not known whether it is there; it is not there.
+fn more_telling(known: Errno, new: Errno) -> Errno {
+    let rank = |errno| match errno {
+        Errno::ENOENT => 0,
+        Errno::ENOTDIR => 1,
+        Errno::ENOEXEC | Errno::E2BIG | Errno::ENOMEM | Errno::ETXTBSY | Errno::EAGAIN => 4,
+        Errno::EACCES | Errno::EPERM => 3,
+        _ => 2,
+    };
+    if rank(new) > rank(known) { new } else { known }
 }
 
 /// Eight bytes are written at once or not at all: pipe(7), `PIPE_BUF`.
 fn tell(report: RawFd, stage: i32, value: i32) {
     let ([a, b, c, d], [e, f, g, h]) = (stage.to_ne_bytes(), value.to_ne_bytes());
     let _ = nix::unistd::write(borrow(report), &[a, b, c, d, e, f, g, h]);
+}
+
+/// From here on the child stands at this stage.
+fn begin(lines: Lines, stage: Stage) {
+    tell(lines.report, -(stage as i32), 0);
 }
 
 fn leave(lines: Lines, stage: Stage, errno: Errno) -> ! {
@@ -228,4 +254,20 @@ fn close_from(first: RawFd) -> Result<(), Errno> {
 fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
     // SAFETY: only called in the forked child with numbers that `arrange` filled; nothing closes them before exec.
     unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_errno_that_tells_most_is_kept_whatever_the_order() {
+        let all = [Errno::ENOENT, Errno::ENOTDIR, Errno::ENOTCONN, Errno::EACCES, Errno::ENOEXEC];
+        for (index, errno) in all.into_iter().enumerate() {
+            for known in all.into_iter().take(index + 1) {
+                assert_eq!((more_telling(known, errno), more_telling(errno, known)), (errno, errno));
+            }
+        }
+        assert_eq!(more_telling(Errno::EIO, Errno::ESTALE), Errno::EIO, "the first of equals");
+    }
 }

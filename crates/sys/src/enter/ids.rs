@@ -5,7 +5,7 @@
 
 use nix::errno::Errno;
 
-use super::Stage;
+use super::{Stage, attributes};
 
 /// A host user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,11 +18,17 @@ pub struct Ids {
 
 /// Drops this process to a user and proves that there is no way back: no id, group or capability is left.
 ///
+/// Root takes nothing else along either: session keyring, priorities and marks of its login are reset before, see
+/// `attributes`.
+///
 /// Must only be called in a freshly forked child, or where the whole process shall lose its rights.
 ///
 /// # Errors
 /// The stage that failed. The process must end then: it may have dropped only a part.
 pub fn drop_for_good(ids: Ids) -> Result<(), (Stage, Errno)> {
+    if nix::unistd::geteuid().is_root() {
+        attributes::reset().map_err(|errno| (Stage::Attributes, errno))?;
+    }
     let none: *const libc::gid_t = std::ptr::null();
     // SAFETY: setgroups reads `size` ids from its pointer, and the size is 0.
     check(unsafe { libc::syscall(libc::SYS_setgroups, 0_usize, none) })
