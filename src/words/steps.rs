@@ -169,6 +169,10 @@ pub(super) const TABLE: Table = &[
         "ожидание завершения принудительно остановленных процессов",
     ),
     ("copying {name} ({number} of {all})", "копирование {name} ({number} из {all})"),
+    (
+        "{why*}; the cluster does not hear that this node leaves: on another control plane, kubectl delete node, and for etcd etcdctl member remove",
+        "{why*}; кластер не узнает, что этот узел уходит: на другом управляющем узле kubectl delete node, а для etcd - etcdctl member remove",
+    ),
     ("it is not there", "этого нет"),
     (
         "in this network namespace nobody may set it",

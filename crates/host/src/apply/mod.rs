@@ -82,6 +82,8 @@ pub struct Applier<'a> {
     tell: &'a mut dyn FnMut(Event<'_>),
     /// A program that makes or joins the cluster came to its end just now: what follows it is not there yet.
     fresh: bool,
+    /// The plan is a reset's: a node that cannot be entered is taken away all the same.
+    resets: bool,
 }
 
 impl std::fmt::Debug for Applier<'_> {
@@ -98,7 +100,7 @@ impl<'a> Applier<'a> {
     /// # Errors
     /// Those of [`Undo::open`].
     pub fn new(user: &str, tell: &'a mut dyn FnMut(Event<'_>)) -> Result<Self, Error> {
-        Ok(Self { user: user.to_owned(), undo: Undo::open()?, tell, fresh: false })
+        Ok(Self { user: user.to_owned(), undo: Undo::open()?, tell, fresh: false, resets: false })
     }
 
     /// Keeps former values in another book, for tests and for hosts seen from elsewhere.
@@ -133,6 +135,7 @@ impl<'a> Applier<'a> {
     ///
     /// Shape: the errors are `Step`, in the order of the steps.
     pub fn run_on<'p>(&mut self, phases: impl IntoIterator<Item = &'p PhaseSteps>) -> (Tally, Vec<Error>) {
+        self.resets = true;
         let mut tally = Tally::default();
         let mut errors = Vec::new();
         for phase in phases {
@@ -168,6 +171,15 @@ impl<'a> Applier<'a> {
             }
             Ok(Ended::Skipped(why)) => {
                 tally.skipped += 1;
+                (self.tell)(Event::Skipped(phase, step, why));
+            }
+            Err(error) if self.resets && step.realm == Realm::Inside && is_out_of_reach(&error) => {
+                tally.skipped += 1;
+                let why = format!(
+                    "{}; the cluster does not hear that this node leaves: on another control plane, kubectl delete node, and for etcd \
+                     etcdctl member remove",
+                    whole(&error)
+                );
                 (self.tell)(Event::Skipped(phase, step, why));
             }
             Err(error) => {
@@ -260,6 +272,15 @@ impl<'a> Applier<'a> {
     fn waiting(&mut self, what: &str, began: Instant, limit: Duration) {
         (self.tell)(Event::Waiting(what, began.elapsed(), limit));
     }
+}
+
+/// Whether nothing can be run inside: the supervisor does not answer, or what it says leads nowhere.
+fn is_out_of_reach(error: &Error) -> bool {
+    use crate::enter::Error as Enter;
+    matches!(
+        error,
+        Error::Control(_) | Error::Enter(Enter::Control(_) | Enter::NotOurs { .. } | Enter::Look { .. })
+    )
 }
 
 /// How a program ended, and what it left behind that could not be removed: neither hides the other.

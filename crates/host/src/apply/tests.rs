@@ -39,6 +39,7 @@ impl Place {
             undo: Undo::open_at(&self.book()).unwrap(),
             tell,
             fresh: false,
+            resets: false,
         }
     }
 
