@@ -69,6 +69,14 @@ pub enum Error {
     /// Source: kubernetes, cmd/kubeadm/app/util/util.go, `InteractivelyConfirmAction`.
     #[error("won't proceed; the user didn't answer (Y|y) in order to continue")]
     Declined,
+    /// A file of the caller's could not be made.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// Where it should go.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
     /// A result could not be written.
     #[error("cannot write to standard output")]
     Output(#[source] std::io::Error),

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use u7s_host::{control, enter};
 use u7s_plan::need::{Level, Unmet};
+use u7s_plan::printable::{self, printable};
 
 use crate::{End, Error, words};
 
@@ -52,11 +53,23 @@ pub fn status(result: &Result<End, Error>) -> u8 {
     }
 }
 
-/// Prints a result.
+/// Prints a result. Much of what we print the node's user has chosen: a terminal must not obey it (S39).
 ///
 /// # Errors
 /// `Output`, unless the reader merely went away.
 pub fn result(text: &str) -> Result<(), Error> {
+    write(&printable(text))
+}
+
+/// Prints a result that is a text of JSON.
+///
+/// # Errors
+/// As [`result`].
+pub fn json(text: &str) -> Result<(), Error> {
+    write(&printable::json(text))
+}
+
+fn write(text: &str) -> Result<(), Error> {
     clear();
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -85,6 +98,12 @@ pub fn line(text: &str) {
 
 /// A line is on the terminal that the next one replaces.
 static PASSING: AtomicBool = AtomicBool::new(false);
+
+/// Whether results go to a terminal.
+#[must_use]
+pub fn to_terminal() -> bool {
+    io::stdout().is_terminal()
+}
 
 /// Whether standard error is a terminal on which a line can be written over.
 #[must_use]
@@ -138,13 +157,14 @@ impl Events {
 
     /// Writes one object. A reader that went away does not end a command half done.
     pub fn say(&mut self, object: &serde_json::Value) {
-        let _ = self.0.write_all(format!("{object}\n").as_bytes());
+        let _ = self.0.write_all(printable::json(&format!("{object}\n")).as_bytes());
     }
 }
 
 /// Prints texts that another program would print, with its line ends: to standard output, then to standard error.
 pub fn relay(stdout: &str, stderr: &str) {
     clear();
+    let (stdout, stderr) = (printable(stdout), printable(stderr));
     let _ = io::stdout().write_all(stdout.as_bytes()).and_then(|()| io::stdout().flush());
     let _ = io::stderr().write_all(stderr.as_bytes());
 }
@@ -283,6 +303,7 @@ fn hints(error: &Error) -> Vec<&'static str> {
             "systemctl start u7s.service    (a node that was made before)",
             "kubeadm init    (a new one)",
         ],
+        Error::Host(u7s_host::Error::Kubeconfig { .. }) => KUBECONFIG.to_vec(),
         Error::Host(error) => host_hints(error),
         Error::Enter(enter::Error::Link { .. }) => LINK.to_vec(),
         Error::Enter(enter::Error::Foreign { .. }) => FOREIGN.to_vec(),
@@ -350,6 +371,10 @@ fn stands(error: &enter::Error) -> bool {
     }
 }
 
+/// A kubeconfig of the node is not as kubeadm writes it, or there is none.
+const KUBECONFIG: &[&str] =
+    &["only a control plane has one; u7s status    (names what is wrong with one that is there)"];
+
 /// Somebody else than root may lead root by a link.
 const LINK: &[&str] = &["ls -l FILE    (where does it lead?), then name the file that is meant itself"];
 
@@ -372,7 +397,7 @@ fn host_hints(error: &u7s_host::Error) -> Vec<&'static str> {
             hints.push("rm what is left behind: it holds a credential");
             hints
         }
-        Host::Inside { .. } => vec!["journalctl -t kubelet -t crio -n 100"],
+        Host::Inside { .. } => vec!["u7s logs -n 100"],
         Host::Firewall { .. } => vec![
             "nft list ruleset    (works?); modprobe nf_tables nft_ct nft_reject_inet",
             "without bounds for pods: in /etc/u7s/config.toml, section [firewall]: enabled = false",
@@ -390,17 +415,6 @@ fn host_hints(error: &u7s_host::Error) -> Vec<&'static str> {
         }
         _ => Vec::new(),
     }
-}
-
-/// Names chosen by others may hold control characters; a terminal must not obey them (S39).
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\n' | '\t' => c.to_string(),
-            c if c.is_control() => c.escape_default().to_string(),
-            c => c.to_string(),
-        })
-        .collect()
 }
 
 /// How much the worst of these needs weighs.
@@ -493,10 +507,5 @@ mod tests {
         assert_eq!(fitting("0123456789012345678901234", 20), "0123456789012345678");
         assert_eq!(fitting("\u{430}\u{431}\nc", 20), "\u{430}\u{431}c");
         assert_eq!((fitting("abc", 1), fitting(&"x".repeat(100), 0).len()), (String::new(), 79));
-    }
-
-    #[test]
-    fn s39_control_characters_are_shown_not_obeyed() {
-        assert_eq!(printable("a\x1b[31mb\r\tc"), "a\\u{1b}[31mb\\r\tc");
     }
 }

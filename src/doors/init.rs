@@ -1,5 +1,6 @@
 //! `kubeadm init` and `kubeadm join`: facts, plan, needs; then the plan is applied, or only shown.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -7,6 +8,7 @@ use u7s_host::apply::{Applier, Border, Tally, failpoint};
 use u7s_host::enter::{self, Author};
 use u7s_host::lock::Lock;
 use u7s_host::{probe, timings};
+use u7s_plan::closing::JoinCommand;
 use u7s_plan::config::Config;
 use u7s_plan::init::{Docs, Outcome};
 use u7s_plan::need::Unmet;
@@ -94,15 +96,16 @@ fn perform(request: Command<'_>, progress: &mut Progress, done: &mut Option<Tall
     failpoint(Border::After, Phase::Preflight);
     let applied = apply(&config, (request, docs), outcome, (&mut watch, progress));
     let run = watch.stop(Instant::now());
-    if applied.as_ref().map_or(true, |(_, tally)| tally.done > 0) {
+    if applied.as_ref().map_or(true, |(_, tally, _)| tally.done > 0) {
         keep(&run, request.given());
     }
-    let (outcome, tally) = applied?;
+    let (outcome, tally, joins) = applied?;
     *done = Some(tally);
     if outcome.summary.role.joins() {
         compare(&config)?;
     }
     report::text(&closing(&outcome, tally, &run))?;
+    report::text(&joining(&joins))?;
     Ok(End::OK)
 }
 
@@ -111,7 +114,7 @@ pub(super) fn show(request: Command<'_>) -> Result<End, Error> {
     let config = machine::config_or_default(machine::effective_uid() == 0)?;
     let outcome = plan(&config, request, docs(&config, request)?)?;
     match request.given().output {
-        Form::Json => report::result(&format!("{:#}\n", document(request.word(), &outcome)))?,
+        Form::Json => report::json(&format!("{:#}\n", document(request.word(), &outcome)))?,
         Form::Text => report::result(&outcome.plan.to_string())?,
     }
     if outcome.provisional {
@@ -216,22 +219,22 @@ fn apply(
     (request, docs): (Command<'_>, Docs),
     planned: Outcome,
     (watch, progress): (&mut Stopwatch, &mut Progress),
-) -> Result<(Outcome, Tally), Error> {
+) -> Result<(Outcome, Tally, Vec<JoinCommand>), Error> {
     let mut tally = Tally::default();
     let mut outcome = planned;
     if outcome.provisional {
         // Of what follows as many steps as the preview has.
         progress.expect(steps(outcome.phases()) + steps(&outcome.plan.phases));
-        tally = walk(config, &outcome, progress, watch)?;
+        tally = walk(config, &outcome, progress, watch)?.0;
         watch.phase(Phase::Preflight, Instant::now());
         outcome = plan(config, request, docs)?;
         preflight(&outcome, progress)?;
     }
     progress.expect(steps(outcome.phases()));
-    let rest = walk(config, &outcome, progress, watch)?;
+    let (rest, joins) = walk(config, &outcome, progress, watch)?;
     progress.end();
     let tally = Tally { done: tally.done + rest.done, held: rest.held, skipped: rest.skipped };
-    Ok((outcome, tally))
+    Ok((outcome, tally, joins))
 }
 
 fn steps<'a>(phases: impl IntoIterator<Item = &'a PhaseSteps>) -> usize {
@@ -243,12 +246,14 @@ fn walk(
     outcome: &Outcome,
     progress: &mut Progress,
     watch: &mut Stopwatch,
-) -> Result<Tally, Error> {
+) -> Result<(Tally, Vec<JoinCommand>), Error> {
     let mut tell = |event: u7s_host::apply::Event<'_>| {
         watch.hear(&event, Instant::now());
         progress.hear(&event);
     };
-    Ok(Applier::new(&config.user, &mut tell)?.run(outcome.phases())?)
+    let mut applier = Applier::new(&config.user, &mut tell)?;
+    let tally = applier.run(outcome.phases())?;
+    Ok((tally, applier.into_join_commands()))
 }
 
 /// What each part took is kept for `u7s timings`; who asked kubeadm for details sees it at once.
@@ -261,7 +266,7 @@ fn keep(run: &Run, given: &request::Init) {
     }
 }
 
-/// The last words, after kubeadm's own.
+/// The last words, in the place of kubeadm's own.
 fn closing(outcome: &Outcome, tally: Tally, run: &Run) -> String {
     let seconds = Duration::from_micros(run.took_us).as_secs_f64();
     let head = match tally.done {
@@ -276,16 +281,67 @@ fn closing(outcome: &Outcome, tally: Tally, run: &Run) -> String {
     format!(
         "\n[u7s] {head}\n{}\n{}to look inside: u7s status, u7s shell\n",
         outcome.summary,
-        kubeconfigs(outcome)
+        kubectl(outcome)
     )
 }
 
-/// Where the kubeconfigs of a control plane are; a worker has none.
-fn kubeconfigs(outcome: &Outcome) -> String {
+/// How kubectl is used on a control plane; a worker has no kubeconfig for it.
+///
+/// No file is named that the node's user can write: kubectl runs what such a file says.
+fn kubectl(outcome: &Outcome) -> String {
     if outcome.summary.role.api_port().is_none() {
         return "kubectl works on the control plane: kubectl get nodes\n".to_owned();
     }
-    let [root, user] = u7s_plan::host::kubeconfigs(&outcome.node.user.home);
-    let (name, root, user) = (&outcome.node.user.name, root.display(), user.display());
-    format!("kubeconfig of root: {root}, of {name}: {user}\n")
+    let [root, _] = u7s_plan::host::kubeconfigs(&outcome.node.user.home);
+    format!(
+        "kubectl of root works as it is, by {}\na kubeconfig for somebody else: u7s kubeconfig --file FILE\n",
+        root.display()
+    )
+}
+
+/// How other nodes join, in kubeadm's own form and with the workers' command last: scripts look for it there.
+fn joining(commands: &[JoinCommand]) -> String {
+    let mut text = String::new();
+    for command in commands {
+        let _ = match (command.is_control_plane(), command.has_certificate_key()) {
+            (true, true) => write!(
+                text,
+                "\nmore control planes: on each as root, within two hours, or after another \"kubeadm init phase upload-certs --upload-certs\";\n\
+                 the certificate key opens secrets of the cluster: keep it to yourself\n\n  {command}\n"
+            ),
+            (true, false) => write!(
+                text,
+                "\nmore control planes: on each as root, once it has the cluster's certificate authorities and service account keys\n\n  {command}\n"
+            ),
+            (false, _) => write!(text, "\nworkers: on each as root\n\n{command}\n"),
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use u7s_plan::closing::Closing;
+
+    use super::*;
+
+    #[test]
+    fn f1_the_commands_for_other_nodes_are_printed_and_the_workers_is_the_last() {
+        let hash = format!("sha256:{}", "0".repeat(64));
+        let token = "abcdef.0123456789abcdef";
+        let worker =
+            format!("kubeadm join h:6443 --token {token} \\\n\t--discovery-token-ca-cert-hash {hash} \n");
+        let plane = format!("  {} \\\n\t--control-plane \n", worker.trim_end());
+        let mut closing = Closing::default();
+        let said = format!(
+            "Your Kubernetes control-plane has initialized successfully!\n\n{plane}\nThen\n\n{worker}"
+        );
+        said.lines().for_each(|line| {
+            let _ = closing.shows(line);
+        });
+        let text = joining(&closing.commands());
+        assert!(text.ends_with(&worker), "{text}");
+        assert!(text.contains("--control-plane \n") && text.contains("service account keys"), "{text}");
+        assert_eq!(joining(&[]), "");
+    }
 }

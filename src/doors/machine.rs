@@ -6,6 +6,7 @@ use u7s_host::enter::{self, Author, Target};
 use u7s_host::{control, probe};
 use u7s_plan::config::{self, Config};
 use u7s_plan::facts::UserFact;
+use u7s_plan::kubeconfig;
 use u7s_plan::need::{Level, Unmet};
 
 use crate::Error;
@@ -116,6 +117,15 @@ pub(super) fn real(path: &Path) -> Result<&Path, Error> {
         (Ok(theirs), Ok(own)) if theirs == own => Err(Error::Recursion { path: path.to_owned() }),
         (Ok(_), _) => Ok(path),
     }
+}
+
+/// kubeadm inside uses the node's kubeconfigs: what they have that it would not write ends in other words, and late.
+///
+/// # Errors
+/// `Unmet`, each with its file.
+pub(super) fn sound_kubeconfigs() -> Result<(), Error> {
+    let faults: Vec<Unmet> = probe::kubeconfigs().iter().map(kubeconfig::need).collect();
+    if faults.is_empty() { Ok(()) } else { Err(Error::Unmet(faults)) }
 }
 
 /// One need that stops the run.

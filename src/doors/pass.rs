@@ -3,11 +3,11 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use u7s_host::enter::{self, Author, Entry, Environment, Target};
+use u7s_host::enter::{self, Author, Entry, Environment, Shown, Target};
 use u7s_plan::facts::UserFact;
 use u7s_plan::host::{KUBEADM, PATCHES_DIR};
 use u7s_plan::yaml;
-use u7s_shim::kubeadm::{InitPhase, init_phase};
+use u7s_shim::kubeadm::{InitPhase, init_phase, words};
 
 use super::arguments::{self, Named, Use};
 use super::images;
@@ -67,6 +67,9 @@ fn known_user() -> Result<Option<UserFact>, Error> {
 fn within(argv: &[OsString], user: &UserFact) -> Result<End, Error> {
     machine::real(Path::new(KUBEADM))?;
     let target = machine::target(user)?;
+    if init_phase(argv).is_some() || words(argv).first().is_some_and(|word| *word == "upgrade") {
+        machine::sound_kubeconfigs()?;
+    }
     if let Some(phase) = init_phase(argv)
         && let Some(standing) = phase::Standing::find(user)?
     {
@@ -110,7 +113,7 @@ fn run(mut entry: Entry<'_>, argv: &[OsString]) -> Result<End, Error> {
             Use::Keep(kept) => entry.output_directory(index, &named.prefix, (&named.path, kept))?,
         }
     }
-    Ok(entry.run()?.status.into())
+    Ok(entry.shown(Shown::Text).run()?.status.into())
 }
 
 /// The caller's patches and the node's, which come last.

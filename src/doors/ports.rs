@@ -77,11 +77,11 @@ pub(super) fn run(command: Command) -> Result<End, Error> {
 }
 
 fn list(ports: &[Port], output: Output) -> Result<End, Error> {
-    let text = match output {
-        Output::Json => format!("{:#}\n", json!({"version": 1, "ports": ports})),
-        Output::Text => table(ports),
-    };
-    report::result(&text).map(|()| End::OK)
+    match output {
+        Output::Json => report::json(&format!("{:#}\n", json!({"version": 1, "ports": ports})))?,
+        Output::Text => report::result(&table(ports))?,
+    }
+    Ok(End::OK)
 }
 
 fn table(ports: &[Port]) -> String {

@@ -36,7 +36,7 @@ fn show(plan: &Plan, form: Form) -> Result<End, Error> {
         Form::Text => report::result(&plan.to_string())?,
         Form::Json => {
             let document = json!({"version": 1, "command": "reset", "phases": init::phases(plan)});
-            report::result(&format!("{document:#}\n"))?;
+            report::json(&format!("{document:#}\n"))?;
         }
     }
     Ok(End::OK)

@@ -15,6 +15,7 @@ mod completion;
 mod config;
 mod host_apply;
 mod host_stop;
+mod kubeconfig;
 mod logs;
 mod plan;
 mod shell;
@@ -85,6 +86,9 @@ enum Command {
     /// Show what the node's parts have written to the journal.
     #[command(after_help = logs::HELP)]
     Logs(logs::Arguments),
+    /// Print the administrator's kubeconfig, made of the checked parts of admin.conf.
+    #[command(after_help = kubeconfig::HELP)]
+    Kubeconfig(kubeconfig::Arguments),
     /// Write an archive for whoever helps: facts, logs and states, without secrets.
     #[command(after_help = support::HELP)]
     Support(support::Arguments),
@@ -146,6 +150,7 @@ pub fn run(argv: &[OsString]) -> Result<End, Error> {
         Command::Ports { command } => ports::run(command),
         Command::Shell { command } => shell::run(command),
         Command::Logs(arguments) => logs::run(&arguments),
+        Command::Kubeconfig(arguments) => kubeconfig::run(&arguments),
         Command::Support(arguments) => support::run(arguments),
         Command::Config { command } => config::run(command),
         Command::LoadImages => images::run(),

@@ -136,7 +136,28 @@ pub(super) const TABLE: Table = &[
         "kubectl works on the control plane: kubectl get nodes",
         "kubectl работает на управляющем узле: kubectl get nodes",
     ),
-    ("kubeconfig of root: {root}, of {name}: {user}", "kubeconfig для root: {root}, для {name}: {user}"),
+    ("kubectl of root works as it is, by {root}", "kubectl у root работает сразу, через {root}"),
+    (
+        "a kubeconfig for somebody else: u7s kubeconfig --file FILE",
+        "kubeconfig для другого пользователя: u7s kubeconfig --file FILE",
+    ),
+    ("workers: on each as root", "рабочие узлы: на каждом от имени root"),
+    (
+        "more control planes: on each as root, within two hours, or after another \"kubeadm init phase upload-certs --upload-certs\";",
+        "другие управляющие узлы: на каждом от имени root, в течение двух часов или после нового \"kubeadm init phase upload-certs --upload-certs\";",
+    ),
+    (
+        "the certificate key opens secrets of the cluster: keep it to yourself",
+        "ключ сертификатов открывает секреты кластера: никому его не показывайте",
+    ),
+    (
+        "more control planes: on each as root, once it has the cluster's certificate authorities and service account keys",
+        "другие управляющие узлы: на каждом от имени root, когда на нём есть удостоверяющие центры кластера и ключи сервисных аккаунтов",
+    ),
+    (
+        "only a control plane has one; u7s status    (names what is wrong with one that is there)",
+        "он есть только на управляющем узле; u7s status    (покажет, что не так с имеющимся)",
+    ),
     (
         "[u7s] no node is left on this host, there was nothing to do",
         "[u7s] на этом хосте узла нет, делать было нечего",

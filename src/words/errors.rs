@@ -84,7 +84,7 @@ pub(super) const TABLE: Table = &[
         "{user} still has no {count} subordinate ids in /etc/subuid and /etc/subgid",
         "у {user} всё ещё нет {count} подчинённых идентификаторов в /etc/subuid и /etc/subgid",
     ),
-    ("{path} cannot be published: {reason*}", "{path} нельзя опубликовать: {reason*}"),
+    ("{path} cannot be used: {reason*}", "{path} использовать нельзя: {reason*}"),
     (
         "{path} is no OCI layout or image archive: {reason*}",
         "{path} - не каталог OCI и не архив образов: {reason*}",
@@ -92,8 +92,8 @@ pub(super) const TABLE: Table = &[
     ("cannot read {what} of the kernel", "не удаётся прочитать у ядра {what}"),
     ("{program} failed inside, {status}", "внутри завершилась ошибкой программа {program}, {status}"),
     (
-        "the cluster of an earlier init is here, but its API server was not ready within {seconds} s; see: u7s status; journalctl -t kubelet; to begin anew: kubeadm reset",
-        "здесь есть кластер от прежнего init, но его сервер API не стал готов за {seconds} с; см.: u7s status; journalctl -t kubelet; чтобы начать заново: kubeadm reset",
+        "the cluster of an earlier init is here, but its API server was not ready within {seconds} s; see: u7s status; u7s logs kubelet; to begin anew: kubeadm reset",
+        "здесь есть кластер от прежнего init, но его сервер API не стал готов за {seconds} с; см.: u7s status; u7s logs kubelet; чтобы начать заново: kubeadm reset",
     ),
     // crates/host/src/apply/clear.rs
     (

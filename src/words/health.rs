@@ -122,6 +122,14 @@ pub(super) const TABLE: Table = &[
         "{who} (pid {pid}) is stopped: somebody sent it SIGSTOP",
         "{who} (pid {pid}) приостановлен: кто-то послал ему SIGSTOP",
     ),
+    (
+        "the supervisor names a process of another user as {who}: what it says is not to be believed",
+        "супервизор выдаёт за {who} процесс другого пользователя: его сообщениям нельзя верить",
+    ),
+    (
+        "u7s logs supervisor; if nothing explains it, the node was broken into: u7s support, then kubeadm reset",
+        "u7s logs supervisor; если объяснения нет, узел взломан: u7s support, затем kubeadm reset",
+    ),
     ("it does not answer", "она не отвечает"),
     ("u7s.service runs, but {why*}", "u7s.service работает, но {why*}"),
     (
@@ -165,8 +173,8 @@ pub(super) const TABLE: Table = &[
     ("{name} is {state}, it ended last with {exit}", "{name}: {state}, последнее завершение: {exit}"),
     ("{port} is not open: {problem*}", "{port} не открыт: {problem*}"),
     (
-        "the kubelet renews its own while the API server answers: journalctl -t kubelet -n 50; by hand: {path} kubeadm join, after kubeadm reset",
-        "kubelet обновляет свой сам, пока отвечает сервер API: journalctl -t kubelet -n 50; вручную: {path} kubeadm join после kubeadm reset",
+        "the kubelet renews its own while the API server answers: u7s logs kubelet -n 50; by hand: {path} kubeadm join, after kubeadm reset",
+        "kubelet обновляет свой сам, пока отвечает сервер API: u7s logs kubelet -n 50; вручную: {path} kubeadm join после kubeadm reset",
     ),
     (
         "{name} ({path}) is valid from {begin} only: is the clock right?",
@@ -236,6 +244,10 @@ pub(super) const TABLE: Table = &[
     ("CRI: no answer", "CRI: нет ответа"),
     ("ports: {ports}", "порты: {ports}"),
     ("connections: {open} of {limit}", "соединения: {open} из {limit}"),
+    (
+        "refused clients with addresses of the inside: {refused}",
+        "отклонено клиентов с внутренними адресами: {refused}",
+    ),
     ("network: is being started again", "сеть: запускается снова"),
     ("network: pid {pid}", "сеть: pid {pid}"),
     (

@@ -154,6 +154,20 @@ pub(super) const TABLE: Table = &[
         "диапазон {range} пользователя {user} в {file} содержит идентификатор {id} пользователя {name}",
     ),
     ("line {line} of {file} ({text*}): {reason*}", "строка {line} файла {file} ({text*}): {reason*}"),
+    // Kubeconfigs of the node.
+    (
+        "kubeconfigs of the node are as kubeadm writes them",
+        "файлы kubeconfig узла таковы, какими их пишет kubeadm",
+    ),
+    (
+        "{path} has {settings}, which kubeadm does not write: whoever uses this file runs programs, reads files or trusts a server that somebody else chose",
+        "в {path} есть {settings}, чего kubeadm не пишет: кто пользуется этим файлом, запускает программы, читает файлы или доверяет серверу по чужому выбору",
+    ),
+    ("{path} cannot be read as a kubeconfig: {why*}", "{path} не читается как kubeconfig: {why*}"),
+    (
+        "do not use {path}; if nobody of yours changed it, somebody had the rights of the node's user: /usr/share/doc/u7s/troubleshooting.md, Kubeconfig",
+        "не пользуйтесь {path}; если его изменили не вы, у кого-то были права пользователя узла: /usr/share/doc/u7s/troubleshooting.md, Kubeconfig",
+    ),
     // Name, data, ports.
     ("it is longer than 63 characters", "оно длиннее 63 знаков"),
     ("it means every host", "оно означает любой хост"),

@@ -141,7 +141,7 @@ const PLAIN: &[&str] = &[
     "sudo ",
     "systemctl ",
     "journalctl -u u7s.service -n 50",
-    "journalctl -t",
+    "u7s logs ",
     "chmod ",
     "usermod ",
     "echo '",

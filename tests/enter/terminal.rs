@@ -30,7 +30,7 @@ pub(crate) const TESTS: &[Listed] = &[
 ];
 
 /// The door on a terminal of its own: a session whose controlling terminal is the pty's slave.
-fn on_terminal(node: &Node, argv: &[&str]) -> Result<(Child, Pty), Box<dyn std::error::Error>> {
+pub(crate) fn on_terminal(node: &Node, argv: &[&str]) -> Result<(Child, Pty), Box<dyn std::error::Error>> {
     let pty = tty::open()?;
     let driver = node.driver(argv)?;
     let mut command = Command::new("setsid");
@@ -60,7 +60,7 @@ fn shown(master: &OwnedFd, wanted: &str) -> Result<String, Box<dyn std::error::E
     Err(format!("{wanted:?} was not shown: {text:?}").into())
 }
 
-fn type_in(master: &OwnedFd, text: &str) -> Check {
+pub(crate) fn type_in(master: &OwnedFd, text: &str) -> Check {
     Ok(File::from(master.try_clone()?).write_all(text.as_bytes())?)
 }
 

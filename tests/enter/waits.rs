@@ -11,6 +11,7 @@ use u7s_host::lock::Lock;
 
 use crate::fuse::{Kit, Server};
 use crate::node::{Node, until};
+use crate::terminal::{on_terminal, type_in};
 use crate::{Check, Listed, driver, holds};
 
 pub(crate) const TESTS: &[Listed] = &[
@@ -19,6 +20,7 @@ pub(crate) const TESTS: &[Listed] = &[
         what_does_not_answer_is_left_behind,
     ),
     ("f4_the_callers_signals_end_the_way_to_execution", signals_end_the_way_to_execution),
+    ("f4_control_c_ends_the_way_to_execution", control_c_ends_the_way_to_execution),
     ("f4_a_running_program_that_cannot_be_killed_is_left_behind", a_running_program_is_left_behind),
     (
         "f4_work_as_the_user_and_copies_are_left_behind_and_hold_nothing",
@@ -124,6 +126,19 @@ fn signals_end_the_way_to_execution(node: &Node) -> Check {
         uncover(node, &kit)?;
     }
     Ok(())
+}
+
+/// The terminal is not raw before the program runs.
+fn control_c_ends_the_way_to_execution(node: &Node) -> Check {
+    let kit = Kit::new()?;
+    let mut server = kit.serve(node, &kit.at("point"))?;
+    let (child, pty) = on_terminal(node, &[&kit.at("point/program").display().to_string()])?;
+    server.is_asked()?;
+    type_in(&pty.master, "\x03")?;
+    let output = ended(child)?;
+    server.end()?;
+    uncover(node, &kit)?;
+    holds(output.status.code() == Some(128 + Signal::SIGINT as i32), format!("{:?}", output.status))
 }
 
 /// In one place it is all of the command, in the other a part with a deadline.

@@ -358,6 +358,7 @@ fn specification(root: &Path, uid: u32) -> NodeSpec {
             gateway: Ipv4Addr::new(10, 41, 0, 2),
             dns: Ipv4Addr::new(10, 41, 0, 3),
             service_cidr: Some("10.96.0.0/12".parse().unwrap()),
+            pod_cidr: Some("10.244.0.0/16".parse().unwrap()),
             low_ports: Vec::new(),
         },
         forwards: Vec::new(),

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use u7s_harness::{Client, Invocation, Lan, Output, Running};
+use u7s_harness::{Client, Invocation, Lan, Output, Running, until};
 
 use crate::Listed;
 use crate::cluster::Cluster;
@@ -13,6 +13,9 @@ pub(crate) const TESTS: &[Listed] = &[
     ("firewall::the_hosts_own_rules_stay_and_what_they_drop_is_named", own_rules_stay),
     ("firewall::s17_loopback_and_metadata_are_refused_at_once", s17_refused_at_once),
     ("firewall::f27_a_stub_resolver_that_answers_loopback_only_answers_the_node", f27_a_stub_resolver),
+    ("firewall::f9_a_socket_is_the_nodes_by_its_cgroup_whoever_its_user_is", f9_by_cgroup),
+    ("firewall::f9_no_copy_of_a_broadcast_reaches_the_hosts_services", f9_broadcast),
+    ("firewall::f9_metadata_services_of_all_clouds_are_refused", f9_clouds),
     ("firewall::the_list_bounds_what_the_node_reaches", the_list_bounds),
     ("firewall::the_table_comes_back_with_the_unit", the_table_comes_back),
     ("firewall::reset_takes_the_table_and_nothing_else", reset_takes_the_table),
@@ -181,6 +184,72 @@ fn f27_a_stub_resolver(world: &World) -> Check {
     Ok(())
 }
 
+/// SMC's own TCP sockets have no user that nft sees; the cgroup is that of who made them. Root stands for them here.
+fn f9_by_cgroup(world: &World) -> Check {
+    let walled = world.walled()?;
+    let node = walled.cluster.node();
+    let ask = |cgroup: &str| {
+        let script = format!(
+            "echo $$ > /sys/fs/cgroup/{cgroup}/cgroup.procs && \
+             exec curl -s --http0.9 --max-time 10 http://127.0.0.1:8000/"
+        );
+        node.exec(&["sh", "-c", &script])
+    };
+    for start in ["first", "second"] {
+        let leaf = node.sh("cut -d: -f3 /proc/$(systemctl show -P MainPID u7s)/cgroup | tail -n 1")?;
+        let unit = ask(leaf.trim().trim_start_matches('/'))?;
+        holds(unit.code() == Some(7), format!("{start} start, {leaf}: {unit}"))?;
+        wants(&ask("system.slice")?, "reached")?;
+        if start == "first" {
+            node.command(&["systemctl", "restart", "u7s"]).within(Duration::from_secs(120)).ok()?;
+        }
+    }
+    walled.cluster.converge(Duration::from_secs(180)).map(drop)
+}
+
+/// The node's user had no answer, but root's service had its datagram.
+fn f9_broadcast(world: &World) -> Check {
+    let walled = world.walled()?;
+    let node = walled.cluster.node();
+    node.sh("rm -f /run/heard")?;
+    let options = "reuseaddr,ip-add-membership=239.1.1.1:eth0";
+    let _service =
+        node.spawn(&["socat", "-u", &format!("UDP4-RECV:9999,{options}"), "OPEN:/run/heard,creat,append"])?;
+    let send = |user: &str, word: &str, target: &str| {
+        let script =
+            format!("echo {word} | socat -u - UDP4-DATAGRAM:{target}:9999,broadcast,ip-multicast-if=eth0");
+        node.command(&["sh", "-c", &script]).user(user).run()
+    };
+    let lan = node.sh("ip -4 -o addr show dev eth0 | sed -n 's/.* brd \\([^ ]*\\).*/\\1/p'")?;
+    let targets = ["255.255.255.255", lan.trim(), "239.1.1.1"];
+    for target in targets.into_iter().filter(|target| !target.is_empty()) {
+        let said = send("u7s-admin", "admin", target)?;
+        holds(!said.ok(), format!("to {target}: {said}"))?;
+        until(Duration::from_secs(30), "a copy of root's own", || {
+            send("root", target, target).map_err(|error| error.to_string())?;
+            let heard = node.sh("cat /run/heard 2>/dev/null || true").map_err(|error| error.to_string())?;
+            if heard.contains(target) { Ok(()) } else { Err(heard) }
+        })?;
+    }
+    let heard = node.sh("cat /run/heard")?;
+    holds(!heard.contains("admin"), heard)
+}
+
+fn f9_clouds(world: &World) -> Check {
+    let walled = world.walled()?;
+    let node = walled.cluster.node();
+    for address in ["100.100.100.200", "168.63.129.16", "169.254.42.42", "192.0.0.192"] {
+        walled.cloud.command(&["ip", "addr", "add", &format!("{address}/32"), "dev", "eth0"]).ok()?;
+        node.sh(&format!("ip route add {address}/32 dev eth0"))?;
+        walled.refused(From::User, &format!("{address}:80"))?;
+        let root =
+            node.exec(&["curl", "-s", "--http0.9", "--max-time", "10", &format!("http://{address}/")])?;
+        wants(&root, "reached")?;
+        node.sh(&format!("ip route del {address}/32 dev eth0"))?;
+    }
+    Ok(())
+}
+
 fn the_list_bounds(world: &World) -> Check {
     let walled = world.walled()?;
     let node = walled.cluster.node();
@@ -212,7 +281,10 @@ fn the_list_bounds(world: &World) -> Check {
 fn the_table_comes_back(world: &World) -> Check {
     let walled = world.walled()?;
     let node = walled.cluster.node();
+    // Each start of the unit has a cgroup of its own, which the comments tell.
+    let listed = || node.sh("nft list table inet u7s | sed 's/u7s [0-9a-f]\\{16\\}/u7s DIGEST/'");
     let loaded = node.sh("nft list table inet u7s")?;
+    let same = listed()?;
     for spoil in ["nft delete table inet u7s", "nft flush chain inet u7s node"] {
         node.sh(spoil)?;
         node.ok(&["u7s", "host-apply"])?;
@@ -221,7 +293,7 @@ fn the_table_comes_back(world: &World) -> Check {
     let again = kubeadm(node, &["init", crate::world::IGNORED]).run()?;
     wants(&again, "there was nothing to do")?;
     node.sh("nft delete table inet u7s && systemctl restart u7s")?;
-    holds(node.sh("nft list table inet u7s")? == loaded, "after a restart of the unit")?;
+    holds(listed()? == same, "after a restart of the unit")?;
     walled.cluster.converge(Duration::from_secs(180)).map(drop)
 }
 

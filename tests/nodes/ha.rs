@@ -10,6 +10,7 @@ use crate::Listed;
 use crate::balance::Balancer;
 use crate::cluster::{Cluster, SOON};
 use crate::join::nowhere;
+use crate::kubeconfigs::names_no_kubeconfig;
 use crate::pair::{Joined, join, join_words};
 use crate::world::{Bare, Check, IGNORED, World, exits, holds, kubeadm, note, wants};
 
@@ -95,9 +96,13 @@ fn control_plane(first: &Cluster) -> Result<Vec<String>, Box<dyn Error>> {
 fn three_control_planes_stand_behind_one_endpoint(world: &World) -> Check {
     let trio = world.trio()?;
     note(format!("init {:.1} s", trio.first.took.as_secs_f64()));
+    names_no_kubeconfig(&trio.first.init)?;
     for joined in &trio.others {
         let key = joined.flags.iter().find_map(|flag| flag.strip_prefix("--certificate-key="));
         nowhere(joined.node(), key.ok_or("no certificate key among the flags")?)?;
+        names_no_kubeconfig(&joined.output)?;
+        wants(&joined.output, "a new control plane instance was created")?;
+        wants(&joined.output, "a kubeconfig for somebody else: u7s kubeconfig --file FILE")?;
         note(format!("join of {} as control plane {:.1} s", joined.node().name(), joined.took.as_secs_f64()));
     }
     note(format!("all Ready {:.1} s later", trio.settle(Duration::from_secs(300))?.as_secs_f64()));

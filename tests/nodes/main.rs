@@ -15,6 +15,8 @@ mod hostile_stop;
 mod hostile_waits;
 mod init;
 mod join;
+mod kubeconfigs;
+mod lies;
 mod machine;
 mod mixed;
 mod operations;
@@ -79,13 +81,14 @@ const GROUPS: [Group; 13] = [
     Group { name: "pair", modules: &[join::TESTS, traffic::TESTS, outside::TESTS] },
     Group { name: "mixed", modules: &[mixed::TESTS] },
     Group { name: "commands", modules: &[commands::TESTS, operations::TESTS] },
+    Group { name: "lies", modules: &[kubeconfigs::TESTS, lies::TESTS] },
     Group { name: "flannel", modules: &[flannel::TESTS] },
     Group { name: "firewall", modules: &[firewall::TESTS, rootful::TESTS] },
     Group { name: "package", modules: &[package::TESTS] },
     Group { name: "hostile", modules: &[hostile_stop::TESTS] },
     Group { name: "troubles", modules: &[troubles::TESTS, hostile_waits::TESTS] },
     Group { name: "refusals", modules: &[refusals::TESTS] },
-    Group { name: LONG, modules: &[upgrade::TESTS] },
+    Group { name: LONG, modules: &[faults::LONG, upgrade::TESTS] },
 ];
 
 /// Left out unless `U7S_LONG` is set: takes minutes, and the kit's second release of Kubernetes.

@@ -26,6 +26,11 @@ pub(crate) const TESTS: &[Listed] = &[
         host_ports_are_reached_while_their_pod_is_there,
     ),
     ("outside::a_low_port_is_refused_with_its_remedy", a_low_port_is_refused_with_its_remedy),
+    (
+        "outside::f12_a_port_of_the_host_stays_its_own_while_its_program_restarts",
+        f12_a_port_of_the_host_stays_its_own,
+    ),
+    ("outside::f11_clients_with_addresses_of_the_inside_are_refused", f11_inside_sources),
     ("outside::no_service_takes_the_api_servers_port", no_service_takes_the_api_servers_port),
     ("outside::ports_outlive_kubectl_and_the_api_server", ports_outlive_kubectl_and_the_api_server),
     ("outside::a_restarted_supervisor_opens_them_again", a_restarted_supervisor_opens_them_again),
@@ -265,6 +270,74 @@ fn refusal(node: &Node, service: &str) -> Result<String, Box<dyn Error>> {
         let status = node.exec(&["u7s", "status"]).map_err(|error| error.to_string())?.stdout;
         status.lines().find(|line| line.contains(service)).map(|line| line.trim().to_owned()).ok_or(status)
     })?)
+}
+
+/// A database that restarted could not come back, and its clients got a pod.
+fn f12_a_port_of_the_host_stays_its_own(world: &World) -> Check {
+    let pair = world.pair()?;
+    servers(&pair)?;
+    let (client, node) = (&pair.a.bare.client, pair.b.node());
+    let database = || node.spawn(&["socat", "TCP4-LISTEN:5432,fork,reuseaddr", "SYSTEM:echo database"]);
+    let running = database()?;
+    opened(client, node.ip(), 5432, TRY)?;
+    make(&pair, "taker", r#"{"type":"LoadBalancer","ports":[{"port":5432,"targetPort":80}]}"#)?;
+    let status = refusal(node, "default/taker")?;
+    note(&status);
+    holds(status.contains("is left to the host") && status.contains("u7s ports add"), status)?;
+    drop(running);
+    node.sh("kill $(pgrep -f '^socat TCP4-LISTEN:5432') 2>/dev/null || true")?;
+    closed(client, node.ip(), 5432, TRY)?;
+    // It was tried again every five seconds.
+    std::thread::sleep(Duration::from_secs(12));
+    closed(client, node.ip(), 5432, Duration::ZERO)?;
+    let running = database()?;
+    opened(client, node.ip(), 5432, TRY)?;
+    drop(running);
+    node.sh("kill $(pgrep -f '^socat TCP4-LISTEN:5432') 2>/dev/null || true")?;
+    closed(client, node.ip(), 5432, TRY)?;
+    // Gone for good: the way that status tells.
+    node.ok(&["u7s", "ports", "add", "5432"])?;
+    note(until(TRY, "an answer of the Service", || ask(client, node.ip(), 5432))?.trim());
+    node.ok(&["u7s", "ports", "remove", "5432"])?;
+    until(TRY, "an answer without the administrator", || ask(client, node.ip(), 5432))?;
+    pair.a.kubectl(&["delete", "service", "taker"]).map(drop)
+}
+
+/// A client with a pod's address was a pod to whoever asked. The second node has joined: it learns the networks.
+fn f11_inside_sources(world: &World) -> Check {
+    const FORGED: [&str; 3] = ["10.244.9.9", "10.96.0.9", "169.254.169.254"];
+    let pair = world.pair()?;
+    pair.converge(Duration::from_secs(240))?;
+    let client = &pair.a.bare.client;
+    for (node, port) in pair.nodes().into_iter().zip([6443, 10_250]) {
+        let ask = |source: Option<&str>| {
+            let url = format!("https://{}:{port}/healthz", node.ip());
+            let mut argv = vec!["curl", "-sk", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code}"];
+            argv.extend(source.iter().flat_map(|source| ["--interface", source]));
+            argv.push(&url);
+            client.exec(&argv).map_err(|error| error.to_string())
+        };
+        for forged in FORGED {
+            client.command(&["ip", "addr", "replace", &format!("{forged}/32"), "dev", "eth0"]).ok()?;
+            node.sh(&format!("ip route replace {forged}/32 dev eth0"))?;
+            until(TRY, &format!("{forged} to be refused by {}", node.name()), || {
+                let answer = ask(Some(forged))?;
+                let refused = !answer.ok() && answer.stdout == "000" && answer.code() != Some(28);
+                if refused { Ok(()) } else { Err(answer.to_string()) }
+            })?;
+            node.sh(&format!("ip route del {forged}/32 dev eth0"))?;
+        }
+        let honest = ask(None)?;
+        holds(honest.ok() && honest.stdout != "000", honest.to_string())?;
+        let status = node.exec(&["u7s", "status"])?.stdout;
+        let counted = status.lines().find(|line| line.starts_with("refused clients"));
+        note(counted.unwrap_or_default());
+        holds(counted.is_some(), status.clone())?;
+    }
+    for forged in FORGED {
+        client.command(&["ip", "addr", "del", &format!("{forged}/32"), "dev", "eth0"]).ok()?;
+    }
+    Ok(())
 }
 
 fn no_service_takes_the_api_servers_port(world: &World) -> Check {

@@ -14,9 +14,11 @@ pub(crate) const TESTS: &[Listed] = &[
     ("uncovered::no_other_users_process_is_seen_below_proc", no_other_users_process),
     ("uncovered::the_hosts_temporary_files_are_out_of_reach", temporary_files),
     ("uncovered::no_bus_is_within_reach_and_nobody_lingers", no_bus),
-    ("uncovered::run_u7s_is_bounded_and_goes_with_the_unit", run_u7s),
+    ("uncovered::run_u7s_is_bounded", run_u7s),
     ("uncovered::the_unit_bounds_memory_and_processes", bounds),
     ("uncovered::no_fuse_file_system_can_be_mounted", no_fuse),
+    ("uncovered::a_resolv_conf_without_which_no_node_starts_is_named", bad_resolv_conf),
+    ("uncovered::a_resolv_conf_below_run_is_read_and_the_sockets_beside_it_are_not", resolv_conf_below_run),
 ];
 
 /// Takes away every mount that the kernel lets the node's root take away, the last made first, again and again; /proc last,
@@ -171,4 +173,64 @@ fn no_fuse(world: &World) -> Check {
     let output = cluster.inside(&["sh", "-c", ": <>/dev/fuse"])?;
     holds(!output.ok(), "/dev/fuse can be opened inside")?;
     wants(&output, "Operation not permitted")
+}
+
+/// Puts something else in the place of the host's file.
+const SPOILT: [(&str, &str); 3] = [
+    ("is missing", "true"),
+    ("a loop", "ln -s resolv.conf /etc/resolv.conf"),
+    ("a directory", "mkdir /etc/resolv.conf"),
+];
+
+fn bad_resolv_conf(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    let node = cluster.node();
+    node.ok(&["systemctl", "stop", "u7s.service"])?;
+    // What is mounted for the unit goes with it.
+    until(Duration::from_secs(10), "/run/u7s to be unmounted", || {
+        node.sh("! grep ' /run/u7s ' /proc/self/mountinfo").map_err(|error| error.to_string())
+    })?;
+    node.sh("mv /etc/resolv.conf /etc/resolv.conf.of-the-host")?;
+    let tried = SPOILT.into_iter().try_for_each(|(why, spoil)| {
+        node.sh(&format!("rm -rf /etc/resolv.conf; {spoil}"))?;
+        let started = node.exec(&["systemctl", "start", "u7s.service"])?;
+        holds(!started.ok(), format!("{why}: the unit started"))?;
+        for argv in [["u7s", "check"], ["u7s", "status"]] {
+            let said = node.exec(&argv)?;
+            holds(said.stdout.contains("[ERROR ResolvConf]") && said.stdout.contains(why), said.to_string())?;
+        }
+        Ok(())
+    });
+    node.sh(
+        "systemctl stop u7s.service; rm -rf /etc/resolv.conf; mv /etc/resolv.conf.of-the-host /etc/resolv.conf",
+    )?;
+    tried
+}
+
+/// The unit is down, from the test before, or goes down; it comes up with such a file, as with systemd-resolved.
+fn resolv_conf_below_run(world: &World) -> Check {
+    let cluster = world.cluster()?;
+    let node = cluster.node();
+    node.sh(
+        "systemctl stop u7s.service; mkdir -p /run/systemd/resolve
+        cp /etc/resolv.conf /etc/resolv.conf.of-the-host; cp /etc/resolv.conf /run/systemd/resolve/resolv.conf
+        ln -sf ../run/systemd/resolve/resolv.conf /etc/resolv.conf
+        systemd-run --unit resolve --collect socat UNIX-LISTEN:/run/systemd/resolve/io.systemd.Resolve,fork,mode=666 OPEN:/dev/null",
+    )?;
+    until(Duration::from_secs(10), "a host's socket", || {
+        node.sh("test -S /run/systemd/resolve/io.systemd.Resolve").map_err(|error| error.to_string())
+    })?;
+    node.ok(&["systemctl", "start", "u7s.service"])?;
+    // The driver's view, at once and after its owner has replaced the file.
+    let seen = "cat /proc/$(pgrep -x slirp4netns)/root/etc/resolv.conf";
+    holds(node.sh(seen)?.contains("nameserver"), "slirp4netns sees no name server")?;
+    node.sh("cd /run/systemd/resolve; echo nameserver 192.0.2.53 >new; mv new resolv.conf")?;
+    let after = node.sh(seen)?;
+    holds(after == "nameserver 192.0.2.53", format!("slirp4netns sees {after:?}"))?;
+    let ask = "socat -u OPEN:/dev/null UNIX-CONNECT:/run/systemd/resolve/io.systemd.Resolve 2>&1 || true";
+    for refused in [uncovered(&cluster, ask)?, beside_the_supervisor(&cluster, ask)?] {
+        holds(refused.contains("Permission denied"), refused)?;
+    }
+    node.sh("systemctl stop resolve; mv -f /etc/resolv.conf.of-the-host /etc/resolv.conf; rm -r /run/systemd/resolve")?;
+    cluster.converge(Duration::from_secs(180)).map(drop)
 }

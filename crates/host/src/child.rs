@@ -123,17 +123,9 @@ pub(crate) fn last_line(bytes: &[u8]) -> String {
     if line.is_empty() { String::new() } else { format!(": {}", printable(line)) }
 }
 
-/// `text` without control characters, at most 400 characters of it.
+/// `text` in one line without control characters, at most 400 characters of it.
 pub(crate) fn printable(text: &str) -> String {
-    let mut printable = String::new();
-    for char in text.chars().take(400) {
-        if char.is_control() {
-            printable.extend(char.escape_default());
-        } else {
-            printable.push(char);
-        }
-    }
-    printable
+    u7s_plan::printable::line(text, 400)
 }
 
 /// A running child; killed with its group when dropped unreaped.

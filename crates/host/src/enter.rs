@@ -10,6 +10,7 @@ mod error;
 mod files;
 mod outputs;
 mod relay;
+mod shown;
 mod signals;
 mod target;
 mod terminal;
@@ -17,13 +18,15 @@ mod user;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::geteuid;
+use u7s_plan::printable::Stream;
 use u7s_sys::enter::{self as way, Ids, Program, Substitute, Way, drop_for_good};
 
 pub use self::environment::{Environment, PATH};
@@ -31,6 +34,7 @@ pub use self::error::Error;
 pub use self::files::{MAX_FILE, read_argument};
 pub use self::outputs::Kept;
 use self::relay::{Listener, Relay, Streams};
+pub use self::shown::{Lines, Shown};
 pub use self::target::{Target, inside};
 pub(crate) use self::user::as_author;
 pub use self::user::{as_user, within};
@@ -48,6 +52,7 @@ pub struct Entry<'a> {
     directory: PathBuf,
     input: Input,
     output: Output,
+    shown: Shown,
     carried: Vec<OwnedFd>,
     substitutes: Vec<Substitute>,
     copies: Vec<files::Copied>,
@@ -146,6 +151,7 @@ impl<'a> Entry<'a> {
             directory: std::env::current_dir().unwrap_or_else(|_| "/".into()),
             input: Input::Inherit,
             output: Output::Inherit,
+            shown: Shown::default(),
             carried: Vec::new(),
             substitutes: Vec::new(),
             copies: Vec::new(),
@@ -180,6 +186,13 @@ impl<'a> Entry<'a> {
     #[must_use]
     pub fn output(mut self, output: Output) -> Self {
         self.output = output;
+        self
+    }
+
+    /// How what it writes is shown to the caller.
+    #[must_use]
+    pub fn shown(mut self, shown: Shown) -> Self {
+        self.shown = shown;
         self
     }
 
@@ -324,7 +337,7 @@ impl<'a> Entry<'a> {
 
     /// As [`Entry::run`]; `heard` gets what the program writes to its standard output, as it passes by or is kept.
     ///
-    /// Bytes go on unchanged and in order. A reader that goes away is gone for the program too.
+    /// Bytes go on in order, and unchanged unless [`Entry::shown`] says otherwise. A reader that goes away is gone for the program too.
     ///
     /// # Errors
     /// As [`Entry::run`].
@@ -338,6 +351,7 @@ impl<'a> Entry<'a> {
         let (cgroup, way) = self.way()?;
         let way = Way { cgroup: cgroup.as_ref().map(AsFd::as_fd), ..way };
         let mut streams = Streams::new(&self.input, self.output, self.reader())?;
+        streams.show(self.shown.clone());
         if heard.is_some() {
             streams.pass_by_us()?;
         }
@@ -433,6 +447,45 @@ pub fn exec_here<S: Into<OsString>>(
     command.args(argv.into_iter().map(Into::into)).env_clear().envs(environment.iter());
     let source = command.exec();
     Error::Watch { program: program.display().to_string(), source }
+}
+
+/// Runs a program right here, as [`exec_here`], and shows what it writes to standard output as text ([`Shown::Text`] of a terminal).
+///
+/// # Errors
+/// `Watch`: it could not be started or followed.
+pub fn run_here<S: Into<OsString>>(
+    program: &Path,
+    argv: impl IntoIterator<Item = S>,
+    environment: &Environment,
+) -> Result<Status, Error> {
+    let failed = |source| Error::Watch { program: program.display().to_string(), source };
+    let mut command = std::process::Command::new(program);
+    command.args(argv.into_iter().map(Into::into)).env_clear().envs(environment.iter());
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().map_err(failed)?;
+    if let Some(mut from) = child.stdout.take() {
+        // A reader that is gone is gone for the program too.
+        let _ = copy_text(&mut from, &mut std::io::stdout().lock());
+    }
+    let status = child.wait().map_err(failed)?;
+    let signal = || Status::Signaled(status.signal().unwrap_or_default());
+    Ok(status.code().map_or_else(signal, Status::Exited))
+}
+
+fn copy_text(from: &mut impl Read, to: &mut impl Write) -> std::io::Result<()> {
+    let mut stream = Stream::default();
+    let mut chunk = [0; 8192];
+    loop {
+        let count = match from.read(&mut chunk) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        let text =
+            if count == 0 { stream.end() } else { stream.take(chunk.get(..count).unwrap_or_default()) };
+        to.write_all(text.as_bytes()).and_then(|()| to.flush())?;
+        if count == 0 {
+            return Ok(());
+        }
+    }
 }
 
 /// Gives up all rights for good, then as [`exec_here`]; no descriptor but standard input, output and error goes along.

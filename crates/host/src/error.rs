@@ -249,7 +249,7 @@ pub enum Error {
         count: u32,
     },
     /// A kubeconfig made by kubeadm cannot be published.
-    #[error("{path} cannot be published: {reason}")]
+    #[error("{path} cannot be used: {reason}")]
     Kubeconfig {
         /// admin.conf.
         path: PathBuf,
@@ -283,7 +283,7 @@ pub enum Error {
     /// The cluster of an earlier init is whole and does not answer: nothing is made anew over it.
     #[error(
         "the cluster of an earlier init is here, but its API server was not ready within {seconds} s; see: \
-         u7s status; journalctl -t kubelet; to begin anew: kubeadm reset"
+         u7s status; u7s logs kubelet; to begin anew: kubeadm reset"
     )]
     ClusterDown {
         /// How long it was waited for.

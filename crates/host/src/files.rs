@@ -266,6 +266,9 @@ pub(crate) fn remove_dir(path: &Path) -> Result<bool, Error> {
 /// The most names of one directory that are kept in memory: whoever owns it could make millions of them.
 pub(crate) const MOST_NAMES: usize = 10_000;
 
+/// The most names that are looked at to find those: a second of work.
+const MOST_LOOKS: usize = 1 << 20;
+
 /// Gives each name in a directory to `see`, `.` and `..` left out, until that breaks off: none is kept.
 fn each_name(dir: &OwnedFd, see: &mut dyn FnMut(&OsStr) -> nix::Result<ControlFlow<()>>) -> nix::Result<()> {
     use std::os::unix::ffi::OsStrExt;
@@ -316,15 +319,15 @@ pub(crate) fn some(
         Err(Errno::ENOENT) => return Ok((Vec::new(), true)),
         Err(errno) => return Err(opening(path, errno)),
     };
-    let (mut names, mut whole) = (Vec::new(), true);
+    let (mut names, mut whole, mut looks) = (Vec::new(), true, 0);
     let mut keep = |name: &OsStr| {
-        if wanted(name) {
-            if names.len() == most {
-                whole = false;
-                return Ok(ControlFlow::Break(()));
-            }
-            names.push(name.to_owned());
+        looks += 1;
+        let is_wanted = wanted(name);
+        if looks > MOST_LOOKS || (is_wanted && names.len() == most) {
+            whole = false;
+            return Ok(ControlFlow::Break(()));
         }
+        names.extend(is_wanted.then(|| name.to_owned()));
         Ok(ControlFlow::Continue(()))
     };
     each_name(&dir, &mut keep).map_err(|errno| opening(path, errno))?;

@@ -134,6 +134,7 @@ mod tests {
             gateway: Ipv4Addr::new(10, 41, 0, 2),
             dns: Ipv4Addr::new(10, 41, 0, 3),
             service_cidr: None,
+            pod_cidr: None,
             low_ports: Vec::new(),
         };
         Slirp4netns { program: program.into(), network }

@@ -32,7 +32,7 @@ const fn check(id: &'static str, wants: &'static str, by: By) -> Check {
 }
 
 /// All of them, in the order in which `u7s check` shows them.
-pub const CHECKS: [Check; 52] = [
+pub const CHECKS: [Check; 53] = [
     check("KernelVersion", "Linux 5.15 or newer", By::Anybody),
     check("Systemd", "systemd 244 or newer answers", By::Anybody),
     check("Unit", "u7s.service is installed", By::Anybody),
@@ -57,6 +57,7 @@ pub const CHECKS: [Check; 52] = [
         By::Anybody,
     ),
     check("KubeadmVersion", "kubeadm tells its version", By::Anybody),
+    check("Kubeconfig", "kubeconfigs of the node are as kubeadm writes them", By::Root),
     check("Hostname", "the host name can be a node's name", By::Anybody),
     check("ResolvConf", "the host's /etc/resolv.conf is a file that the unit sees", By::Anybody),
     check("EtcdDataDir", "etcd's directory can be the node's own", By::Anybody),

@@ -290,6 +290,9 @@ pub struct Connections {
     pub open: u64,
     /// What the descriptor limit allows.
     pub limit: u64,
+    /// Connections and datagrams refused since the start of the unit, since their source belongs inside; a lower bound.
+    #[serde(default)]
+    pub refused: u64,
 }
 
 /// Durations of the last start in microseconds, each from the supervisor's first instruction.

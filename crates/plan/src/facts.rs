@@ -67,6 +67,8 @@ pub struct Facts {
     pub firewall: FirewallFact,
     /// Our unit.
     pub unit: UnitFact,
+    /// The cgroup of our unit, while it has one.
+    pub unit_cgroup: Option<UnitCgroup>,
     /// Rootful `kubelet` and `crio` units that are active.
     pub rootful: Vec<String>,
     /// Images waiting in /var/lib/u7s/images: OCI layouts and archives.
@@ -224,6 +226,15 @@ pub struct UnitFact {
     pub file: String,
 }
 
+/// The cgroup of a unit in the unified hierarchy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct UnitCgroup {
+    /// Below the root of the hierarchy, without a leading slash: `system.slice/u7s.service`.
+    pub path: String,
+    /// The kernel's number of it; each start of the unit has another.
+    pub id: u64,
+}
+
 /// State of Kubernetes on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ClusterFact {
@@ -242,6 +253,8 @@ pub struct ClusterFact {
     /// What /etc/kubernetes holds that neither root nor the node's user made, or that others may change: path and owner, the
     /// first few. What the node's user made counts as long as the directory is root's.
     pub strangers: Vec<(PathBuf, u32)>,
+    /// Kubeconfigs of the node that are not as kubeadm writes them.
+    pub kubeconfigs: Vec<crate::kubeconfig::Fault>,
     /// Boot of an earlier run that was killed before what it wrote was on disk, from [`crate::host::UNSYNCED`].
     pub unsynced: Option<String>,
     /// Keys and certificates of kubeadm's that are there; only looked for where `unsynced` says something.

@@ -1,7 +1,8 @@
 //! The host's nft table `inet u7s`: what the node's user may open connections to.
 //!
 //! Everything of the node leaves the host by sockets of its user (slirp4netns, the forwarder), so that one chain in the
-//! output hook sees it all. The table only refuses: it accepts nothing that a rule of the host would drop. One rule beside
+//! output hook sees it all. A socket is the node's by its user or by its cgroup: some that the kernel makes on behalf of others have no
+//! user that nft sees (SMC's). The table only refuses: it accepts nothing that a rule of the host would drop. One rule beside
 //! that chain gives questions to a stub resolver on loopback the sender that it answers.
 
 use std::fmt::Write as _;
@@ -11,6 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
 use crate::config::Firewall;
+use crate::facts::{Facts, UnitCgroup};
 use crate::node::{Extent, Forward, NodeSpec};
 
 /// Family and name of the table.
@@ -30,12 +32,21 @@ pub const REMOVAL: &str = "add table inet u7s\ndelete table inet u7s\n";
 
 /// Where clouds answer for the host: credentials of the machine, its start-up data, control of the machine.
 ///
-/// Link-local as a whole: AWS, Google, OpenStack and others at 169.254.169.254, AWS also at 169.254.170.2 and .23;
-/// 100.100.100.200 is Alibaba's, 168.63.129.16 Azure's. Source: the clouds' documentation of their metadata services.
-const METADATA_V4: [&str; 3] = ["100.100.100.200", "168.63.129.16", "169.254.0.0/16"];
+/// Link-local as a whole: AWS, Google, OpenStack and others at 169.254.169.254, AWS also at 169.254.170.2 and .23, Scaleway at
+/// 169.254.42.42, Tencent at 169.254.0.23 and 169.254.10.10; 100.100.100.200 is Alibaba's, 168.63.129.16 Azure's, 192.0.0.192 that of
+/// Oracle's Classic. Source: the clouds' documentation of their metadata services; cloud-init's data sources.
+const METADATA_V4: [&str; 4] = ["100.100.100.200", "168.63.129.16", "169.254.0.0/16", "192.0.0.192"];
 
-/// As [`METADATA_V4`]: AWS (fd00:ec2::254 and ::23), Google, OpenStack.
-const METADATA_V6: [&str; 3] = ["fd00:ec2::/32", "fd20:ce::254", "fe80::a9fe:a9fe"];
+/// As [`METADATA_V4`]: Scaleway, Alibaba, Akamai, Oracle, AWS (fd00:ec2::254 and ::23), Google; OpenStack, Hetzner and Akamai.
+const METADATA_V6: [&str; 7] = [
+    "fd00:42::42",
+    "fd00:100::100:200",
+    "fd00:a9fe:a9fe::1",
+    "fd00:c1::a9fe:a9fe",
+    "fd00:ec2::/32",
+    "fd20:ce::254",
+    "fe80::a9fe:a9fe",
+];
 
 /// The chain in the hook: before the host's own address translation (-100), after connection tracking (-200), so that it
 /// judges what the sender asked for.
@@ -58,20 +69,35 @@ pub struct Table {
     pub text: String,
     /// Chain and comment of each rule, in the order in which nft lists them.
     rules: Vec<(&'static str, String)>,
+    /// The same without what an older nft or kernel refuses: the rule by cgroup.
+    pub by_user: Option<Box<Table>>,
 }
 
 /// Renders the table.
 ///
-/// Shape: `resolv_conf` is the host's own. With `known` off the node's ids are made up, since its user does not exist yet:
-/// then nft looks up the name when it loads the table.
+/// Shape: of the facts, the host's resolv.conf and the cgroup of the unit count. With `known` off the node's ids are made up, since
+/// its user does not exist yet: then nft looks up the name when it loads the table.
 #[must_use]
-pub fn table(config: &Firewall, node: &NodeSpec, resolv_conf: &str, known: bool) -> Table {
-    let mut lines = vec![("output", format!("meta skuid {} jump node", users(node, known)))];
-    lines.extend(node_chain(config, node, resolv_conf).into_iter().map(|line| ("node", line)));
-    lines.push(("resolver", format!("meta skuid {} {STUB}", users(node, known))));
+pub fn table(config: &Firewall, node: &NodeSpec, facts: &Facts, known: bool) -> Table {
+    let users = users(node, known);
+    let mut lines = vec![("output", format!("meta skuid {users} jump node"))];
+    lines.extend(node_chain(config, node, &facts.resolv_conf).into_iter().map(|line| ("node", line)));
+    lines.push(("resolver", format!("meta skuid {users} {STUB}")));
     lines.push(("refuse", "meta l4proto tcp reject with tcp reset".into()));
     lines.push(("refuse", "reject with icmpx admin-prohibited".into()));
-    assemble(&lines)
+    let by_user = assemble(&lines, 0);
+    let Some((rule, id)) = facts.unit_cgroup.as_ref().and_then(by_cgroup) else { return by_user };
+    lines.insert(1, ("output", rule));
+    Table { by_user: Some(Box::new(by_user)), ..assemble(&lines, id) }
+}
+
+/// The rule that takes all sockets made in the unit or below, and the cgroup's number: nft resolves the path when it loads the table,
+/// so after the next start of the unit this is another table.
+fn by_cgroup(cgroup: &UnitCgroup) -> Option<(String, u64)> {
+    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+    let level = cgroup.path.split('/').filter(|part| !part.is_empty()).count();
+    let fit = level > 0 && cgroup.path.bytes().all(plain);
+    fit.then(|| (format!("socket cgroupv2 level {level} \"{}\" jump node", cgroup.path), cgroup.id))
 }
 
 /// Whether the list lets the node reach `address` outside of this host.
@@ -96,12 +122,15 @@ fn node_chain(config: &Firewall, node: &NodeSpec, resolv_conf: &str) -> Vec<Stri
     // TCP that stands is never touched, also where the host tracks no connection: only what would begin one is judged.
     let mut lines =
         vec!["ct state established,related accept".into(), "tcp flags & (syn | ack) != syn accept".into()];
+    lines.extend(exceptions(&config.allow));
+    // The copies of these that come back by loopback would reach the host's own services. The node has no use for them: its
+    // addresses are fixed, and slirp4netns carries none.
+    lines.push("fib daddr type { broadcast, multicast, anycast } goto refuse".into());
     lines.push(format!("oifname lo {DNS} accept"));
     let servers = name_servers(resolv_conf);
     lines.extend(by_family(&servers, |family, list| format!("{family} daddr {} {DNS} accept", set(list))));
-    lines.extend(exceptions(&config.allow));
     lines.extend(own_ports(&node.forwards));
-    for (family, list) in [("ip", METADATA_V4), ("ip6", METADATA_V6)] {
+    for (family, list) in [("ip", &METADATA_V4[..]), ("ip6", &METADATA_V6[..])] {
         lines.push(format!("{family} daddr {} goto refuse", set(list)));
     }
     lines.push("oifname lo goto refuse".into());
@@ -196,11 +225,12 @@ fn set<T: AsRef<str>>(elements: impl IntoIterator<Item = T>) -> String {
     text + " }"
 }
 
-/// Puts the lines into their chains; each carries the digest of all of them and its number as a comment.
+/// Puts the lines into their chains; each carries the digest of all of them, and of the cgroup that is meant, and its number as a
+/// comment.
 ///
 /// The target of a jump stands before it: nft resolves names in order.
-fn assemble(lines: &[(&'static str, String)]) -> Table {
-    let digest = digest(lines);
+fn assemble(lines: &[(&'static str, String)], cgroup: u64) -> Table {
+    let digest = digest(lines) ^ cgroup;
     let mut text = format!("{REMOVAL}table inet u7s {{\n");
     let mut rules = Vec::new();
     for chain in CHAINS {
@@ -216,7 +246,7 @@ fn assemble(lines: &[(&'static str, String)]) -> Table {
         text.push_str("\t}\n");
     }
     text.push_str("}\n");
-    Table { text, rules }
+    Table { text, rules, by_user: None }
 }
 
 /// Chains in the order in which they are made.

@@ -9,6 +9,10 @@
 
 use std::fmt::Write as _;
 
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
 use crate::node::Network;
 
 /// Mark of packets of forwarded connections, under [`MARKS`].
@@ -35,6 +39,30 @@ pub const TUN: &str = "u7s0";
 ///
 /// Source: flannel, Documentation/backends.md.
 pub const VXLAN: u16 = 8472;
+
+/// Networks in which no host on the network has its address: this host, the link, groups.
+///
+/// 169.254.0.0/16 is where clouds answer for the host. Source: RFC 6890, special-purpose registries.
+const NOBODY: [(Ipv4Addr, u8); 4] = [
+    (Ipv4Addr::UNSPECIFIED, 8),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(224, 0, 0, 0), 3),
+];
+
+/// Networks from which no client outside of the host is let in.
+///
+/// Inside, a packet from such an address is one of a pod, a service or the node itself: policies by source would believe it.
+/// The kernel of the host does not refuse them all: its reverse path check lets in whatever has no other way back than the
+/// default route. What comes from the host itself is not meant.
+#[must_use]
+pub fn inside(network: &Network) -> Vec<Ipv4Net> {
+    let nobody = NOBODY.into_iter().filter_map(|(address, prefix)| Ipv4Net::new(address, prefix).ok());
+    let clusters = [network.pod_cidr, network.service_cidr].into_iter().flatten();
+    let node = Ipv4Net::from(network.node_ip);
+    let all = nobody.chain([network.range, node]).chain(clusters);
+    all.map(|network| network.trunc()).collect()
+}
 
 /// Renders the nft table that is loaded inside, whole; loading it again replaces it.
 ///
@@ -93,8 +121,6 @@ table ip u7s {{
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
     use crate::node::Driver;
 
@@ -107,6 +133,7 @@ mod tests {
             gateway: Ipv4Addr::new(10, 41, 0, 2),
             dns: Ipv4Addr::new(10, 41, 0, 3),
             service_cidr: None,
+            pod_cidr: None,
             low_ports: Vec::new(),
         }
     }
@@ -117,6 +144,31 @@ mod tests {
         let text = rules(&Network { service_cidr: Some("10.96.0.0/12".parse().unwrap()), ..network() });
         assert_eq!(text.matches("ip daddr 10.96.0.0/12").count(), 4, "{text}");
         assert_eq!(text.matches('{').count(), text.matches('}').count());
+    }
+
+    #[test]
+    fn addresses_of_the_inside_are_no_clients_and_those_of_the_lan_are() {
+        let known = Network {
+            service_cidr: Some("10.96.0.0/12".parse().unwrap()),
+            pod_cidr: Some("10.244.1.0/16".parse().unwrap()),
+            ..network()
+        };
+        let refused = |network: &Network, client: &str| {
+            let client: Ipv4Addr = client.parse().unwrap();
+            inside(network).iter().any(|network| network.contains(&client))
+        };
+        for client in
+            ["10.41.0.2", "10.41.0.3", "169.254.169.254", "127.0.0.1", "224.0.0.1", "255.255.255.255"]
+        {
+            assert!(refused(&network(), client), "{client}");
+        }
+        for client in ["192.0.2.10", "0.0.0.0", "10.244.0.3", "10.96.0.1"] {
+            assert!(refused(&known, client), "{client}");
+        }
+        for client in ["192.0.2.11", "10.0.0.5", "172.16.0.1", "8.8.8.8", "100.64.0.1", "223.255.255.255"] {
+            assert!(!refused(&known, client), "{client}");
+        }
+        assert!(!refused(&network(), "10.244.0.3"), "its network is not known");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::control::{ActiveState, ComponentStatus, Origin, Port, Status};
 use crate::facts::{Facts, Space};
 use crate::need::{Ignored, Level, Unmet};
 use crate::node::{ComponentName, Driver, NodeSpec};
-use crate::{host, preflight};
+use crate::{host, kubeconfig, preflight};
 
 /// Days before its end from which a certificate is complained about: kubeadm renews its own at every upgrade.
 pub const CERTIFICATE_DAYS: u64 = 30;
@@ -33,6 +33,8 @@ pub struct Seen {
     pub silent: Option<String>,
     /// Processes of the node that somebody stopped: who and pid.
     pub stopped: Vec<(String, i32)>,
+    /// What the supervisor says is a process of the node and is somebody else's.
+    pub foreign: Vec<String>,
     /// Ports of the host.
     pub ports: Vec<Port>,
     /// The host's nft table of the node.
@@ -152,6 +154,7 @@ pub fn problems(seen: &Seen) -> Vec<Unmet> {
     found.extend(preflight::resolver(&seen.facts).filter(|need| need.level == Level::Warning));
     found.extend(address(seen, node));
     found.extend(seen.stopped.iter().map(stopped));
+    found.extend(seen.foreign.iter().map(|who| foreign(who)));
     match &seen.status {
         None => found.push(silent(seen)),
         Some(status) => {
@@ -161,6 +164,7 @@ pub fn problems(seen: &Seen) -> Vec<Unmet> {
     }
     found.extend(table(seen.table));
     found.extend(seen.ports.iter().filter_map(closed));
+    found.extend(seen.facts.cluster.kubeconfigs.iter().map(kubeconfig::need));
     found.extend(certificates(seen));
     found.extend(seen.cluster.iter().flat_map(|cluster| self::cluster(cluster, node)));
     if !node.degraded.is_empty() {
@@ -204,6 +208,17 @@ fn stopped((who, pid): &(String, i32)) -> Unmet {
         _ => "Supervisor",
     };
     error(id, format!("{who} (pid {pid}) is stopped: somebody sent it SIGSTOP"), format!("kill -CONT {pid}"))
+}
+
+/// No pid is told: it would lead an administrator to a process of somebody else's.
+fn foreign(who: &str) -> Unmet {
+    error(
+        "Supervisor",
+        format!(
+            "the supervisor names a process of another user as {who}: what it says is not to be believed"
+        ),
+        "u7s logs supervisor; if nothing explains it, the node was broken into: u7s support, then kubeadm reset",
+    )
 }
 
 /// The supervisor says nothing: the unit does not run, or hangs.
@@ -305,7 +320,7 @@ fn component_problem(component: &ComponentStatus, status: &Status) -> Option<Unm
     };
     let last =
         component.last_exit.as_ref().map(|exit| format!(", it ended last with {exit}")).unwrap_or_default();
-    let log = format!("journalctl -t {name} -n 50; {IN_PATH} systemctl restart {name}");
+    let log = format!("u7s logs {name} -n 50; {IN_PATH} systemctl restart {name}");
     if component.active == ActiveState::Active {
         let unanswered = component.name == ComponentName::Crio && status.runtime.is_none();
         return unanswered.then(|| error(id, "CRI-O runs and does not answer".into(), log));
@@ -355,7 +370,7 @@ fn expiry(certificate: &Certificate, now: u64) -> Unmet {
     let Certificate { name, path, begins, ends, days } = certificate;
     let remedy = match name.as_str() {
         "kubelet" => format!(
-            "the kubelet renews its own while the API server answers: journalctl -t kubelet -n 50; by hand: {IN_PATH} kubeadm join, after kubeadm reset"
+            "the kubelet renews its own while the API server answers: u7s logs kubelet -n 50; by hand: {IN_PATH} kubeadm join, after kubeadm reset"
         ),
         name if name.ends_with("ca") => {
             "https://kubernetes.io/docs/tasks/tls/manual-rotation-of-ca-certificates".to_owned()
@@ -385,7 +400,7 @@ fn cluster(cluster: &ClusterSeen, node: &NodeSpec) -> Vec<Unmet> {
         return vec![error(
             "ApiServer",
             format!("the API server does not answer: {why}"),
-            "journalctl -t kubelet -n 50; u7s shell -- crictl ps -a; ls /var/lib/u7s-admin/node/log/pods",
+            "u7s logs kubelet -n 50; u7s shell -- crictl ps -a; ls /var/lib/u7s-admin/node/log/pods",
         )];
     }
     let said = cluster.conditions.join("; ");
@@ -393,7 +408,7 @@ fn cluster(cluster: &ClusterSeen, node: &NodeSpec) -> Vec<Unmet> {
         return vec![error(
             "NodeReady",
             format!("the cluster does not see {name} as Ready: {said}"),
-            format!("kubectl describe node {name}; journalctl -t kubelet -n 50"),
+            format!("kubectl describe node {name}; u7s logs kubelet -n 50"),
         )];
     }
     if said.is_empty() {

@@ -185,6 +185,7 @@ fn node_facts(config: &Config, facts: &Facts, node_ip: Ipv4Addr) -> NodeFacts {
         degraded: !preflight::missing_controllers(facts).is_empty(),
         ignored: Ignored::default(),
         timeout_factor: config.timeout_factor,
+        memory: facts.memory,
     }
 }
 

@@ -3,13 +3,127 @@
 //! admin.conf belongs to the node's user. kubectl runs programs and reads files that a kubeconfig names, so root must not use
 //! such a file as it is: out of it come one address and three blobs, everything else that could do something is refused (S6).
 
+use std::path::{Component, Path};
+
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+
+use crate::need::{Level, Unmet};
+use crate::yaml;
 
 /// The largest blob, base64 characters: certificates and keys are below 8 KiB.
 pub const MAX_BLOB: usize = 64 * 1024;
 
 /// What base64 of `-----BEGIN ` starts with.
 const PEM: &str = "LS0tLS1CRUdJTi";
+
+/// kubeadm's kubeconfigs below /etc/kubernetes. They belong to the node's user, who may write into them what he likes.
+pub const FILES: [&str; 5] =
+    ["admin.conf", "super-admin.conf", "kubelet.conf", "controller-manager.conf", "scheduler.conf"];
+
+/// A kubeconfig of the node that is not as kubeadm and the kubelet write it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// The file.
+    pub path: String,
+    /// What is wrong with it.
+    pub what: Wrong,
+}
+
+/// What is wrong with a kubeconfig.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wrong {
+    /// It has settings that could make a client run a program, read a file or trust somebody else: `users[].user.exec`.
+    Settings(Vec<String>),
+    /// It cannot be read, and why.
+    Unreadable(String),
+}
+
+/// The most settings of one file that are named.
+const MOST_NAMED: usize = 5;
+
+/// Settings without power over the client that uses them.
+const HARMLESS: [(&str, &str, &[&str]); 3] = [
+    (
+        "clusters",
+        "cluster",
+        &["server", "certificate-authority-data", "tls-server-name", "disable-compression", "extensions"],
+    ),
+    ("users", "user", &["client-certificate-data", "client-key-data", "token", "extensions"]),
+    ("contexts", "context", &["cluster", "user", "namespace", "extensions"]),
+];
+
+/// Settings that name a file, which may lie where kubeadm and the kubelet keep certificates.
+const FILE_SETTINGS: [&str; 3] = ["certificate-authority", "client-certificate", "client-key"];
+
+/// Where they keep them, as the node sees it.
+const CERTIFICATES: [&str; 2] = ["/etc/kubernetes/pki", "/var/lib/kubelet/pki"];
+
+/// The one document of a kubeconfig.
+///
+/// # Errors
+/// What is wrong. The parser's own words could hold a piece of a key, so they are not in it.
+pub fn parse(text: &str) -> Result<Value, &'static str> {
+    let mut documents = yaml::documents(text, "").map_err(|_| "it is no YAML")?;
+    match (documents.pop(), documents.is_empty()) {
+        (Some(document), true) => Ok(document),
+        _ => Err("it is not one document"),
+    }
+}
+
+/// What is wrong with a kubeconfig of the node, from its text; `None`: nothing.
+///
+/// Every cluster, user and context is looked at, not only the current ones: whoever gets the file may choose another. No value is
+/// in what comes out.
+#[must_use]
+pub fn fault(text: &str) -> Option<Wrong> {
+    let value = match parse(text) {
+        Ok(value) => value,
+        Err(why) => return Some(Wrong::Unreadable(why.to_owned())),
+    };
+    let mut settings = Vec::new();
+    for (list, inner, harmless) in HARMLESS {
+        let elements = value.get(list).and_then(Value::as_array).into_iter().flatten();
+        for map in elements.filter_map(|element| element.get(inner)).filter_map(Value::as_object) {
+            let odd = |(key, value): &(&String, &Value)| {
+                !harmless.contains(&key.as_str()) && !is_own_file(key, value)
+            };
+            let name = |(key, _): (&String, &Value)| format!("{list}[].{inner}.{}", shown(key));
+            settings.extend(map.iter().filter(odd).map(name));
+        }
+    }
+    settings.sort_unstable();
+    settings.dedup();
+    settings.truncate(MOST_NAMED);
+    (!settings.is_empty()).then_some(Wrong::Settings(settings))
+}
+
+/// The kubelet's own certificate is a file that it renews.
+fn is_own_file(key: &str, value: &Value) -> bool {
+    let inside = |path: &Path| {
+        CERTIFICATES.iter().any(|directory| path.starts_with(directory))
+            && !path.components().any(|part| part == Component::ParentDir)
+    };
+    FILE_SETTINGS.contains(&key) && value.as_str().is_some_and(|path| inside(Path::new(path)))
+}
+
+/// The need that a fault is: init, join and `u7s status` name it alike.
+#[must_use]
+pub fn need(fault: &Fault) -> Unmet {
+    let path = &fault.path;
+    let message = match &fault.what {
+        Wrong::Settings(settings) => format!(
+            "{path} has {}, which kubeadm does not write: whoever uses this file runs programs, reads files or trusts a server that somebody else chose",
+            settings.join(", ")
+        ),
+        Wrong::Unreadable(why) => format!("{path} cannot be read as a kubeconfig: {why}"),
+    };
+    let remedy = format!(
+        "do not use {path}; if nobody of yours changed it, somebody had the rights of the node's user: /usr/share/doc/u7s/troubleshooting.md, Kubeconfig"
+    );
+    Unmet { id: "Kubeconfig".into(), message, remedy, level: Level::Error }
+}
 
 /// Why a kubeconfig is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,10 +234,13 @@ fn text<'a>(value: Option<&'a Value>, path: &str) -> Result<&'a str, Error> {
 fn only(map: &Map<String, Value>, path: &str, known: &[&str]) -> Result<(), Error> {
     match map.keys().find(|key| !known.contains(&key.as_str())) {
         None => Ok(()),
-        Some(key) => Err(Error::Forbidden {
-            path: format!("{path}.{}", key.chars().take(40).collect::<String>().escape_debug()),
-        }),
+        Some(key) => Err(Error::Forbidden { path: format!("{path}.{}", shown(key)) }),
     }
+}
+
+/// The name of a setting that somebody made up.
+fn shown(key: &str) -> String {
+    key.chars().take(40).collect::<String>().escape_debug().to_string()
 }
 
 /// PEM in base64, within [`MAX_BLOB`].
@@ -189,6 +306,71 @@ mod tests {
         expected.as_object_mut().unwrap().remove("preferences");
         let built: Value = serde_json::from_str(&rebuild(&admin()).unwrap()).unwrap();
         assert_eq!(built, expected);
+    }
+
+    fn fault_of(value: &Value) -> Option<Vec<String>> {
+        match fault(&value.to_string()) {
+            None => None,
+            Some(Wrong::Settings(settings)) => Some(settings),
+            Some(Wrong::Unreadable(why)) => Some(vec![why]),
+        }
+    }
+
+    #[test]
+    fn f1_whatever_gives_a_file_power_over_its_user_is_a_fault_wherever_it_stands() {
+        assert_eq!(fault_of(&admin()), None);
+        let cases = [
+            ("/users/0/user", "exec", json!({"command": "/bin/sh"}), "users[].user.exec"),
+            ("/users/0/user", "auth-provider", json!({"name": "x"}), "users[].user.auth-provider"),
+            ("/users/0/user", "tokenFile", json!("/etc/shadow"), "users[].user.tokenFile"),
+            ("/users/0/user", "as", json!("x"), "users[].user.as"),
+            ("/users/0/user", "as-groups", json!(["x"]), "users[].user.as-groups"),
+            ("/users/0/user", "client-key", json!("/etc/shadow"), "users[].user.client-key"),
+            ("/users/0/user", "client-key", json!("/var/lib/kubelet/pki/../../x"), "users[].user.client-key"),
+            ("/clusters/0/cluster", "proxy-url", json!("http://x"), "clusters[].cluster.proxy-url"),
+            (
+                "/clusters/0/cluster",
+                "insecure-skip-tls-verify",
+                json!(true),
+                "clusters[].cluster.insecure-skip-tls-verify",
+            ),
+            (
+                "/clusters/0/cluster",
+                "certificate-authority",
+                json!("/tmp/ca"),
+                "clusters[].cluster.certificate-authority",
+            ),
+        ];
+        for (place, key, value, expected) in cases {
+            let mut hostile = admin();
+            hostile.pointer_mut(place).unwrap()[key] = value.clone();
+            assert_eq!(fault_of(&hostile), Some(vec![expected.to_owned()]));
+            let list = place.split('/').nth(1).unwrap();
+            let mut second = admin();
+            let mut other = hostile.pointer(&format!("/{list}/0")).unwrap().clone();
+            other["name"] = json!("other");
+            second[list].as_array_mut().unwrap().push(other);
+            assert_eq!(fault_of(&second), Some(vec![expected.to_owned()]), "not the current one");
+        }
+        assert_eq!(fault("a: [\n"), Some(Wrong::Unreadable("it is no YAML".into())));
+        assert_eq!(fault(""), Some(Wrong::Unreadable("it is not one document".into())));
+    }
+
+    #[test]
+    fn f1_the_kubelets_own_files_are_no_fault_and_a_fault_has_a_remedy_and_no_value() {
+        let mut kubelet = admin();
+        let pem = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+        kubelet["users"][0]["user"] = json!({"client-certificate": pem, "client-key": pem});
+        assert_eq!(fault_of(&kubelet), None);
+        kubelet["users"][0]["user"] = json!({"exec": {"command": "CANARY"}, "a\u{1b}[31m": "CANARY"});
+        let fault =
+            Fault { path: "/etc/kubernetes/kubelet.conf".into(), what: fault(&kubelet.to_string()).unwrap() };
+        let need = need(&fault);
+        assert!(need.message.contains("has users[].user.a\\u{1b}[31m, users[].user.exec, which"), "{need}");
+        assert!(
+            !need.message.contains("CANARY")
+                && need.remedy.contains("do not use /etc/kubernetes/kubelet.conf")
+        );
     }
 
     #[test]

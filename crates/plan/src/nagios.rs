@@ -4,6 +4,7 @@
 
 use crate::health::{Seen, Verdict};
 use crate::need::{Ignored, Level, Unmet};
+use crate::printable;
 
 /// The line, without its end, and the exit status: 0 OK, 1 WARNING, 2 CRITICAL.
 ///
@@ -43,7 +44,7 @@ pub fn line(seen: &Seen, problems: &[Unmet], ignored: &Ignored, days: (u64, u64)
 
 /// A bar would begin the performance data, and a line's end would end the output.
 fn plain(char: char) -> char {
-    if char == '|' || char.is_control() { ' ' } else { char }
+    if matches!(char, '|' | '\n' | '\t') || printable::is_control(char) { ' ' } else { char }
 }
 
 fn performance(seen: &Seen, problems: &[Unmet], (warning, critical): (u64, u64)) -> String {

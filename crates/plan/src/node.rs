@@ -133,6 +133,9 @@ pub struct Network {
     /// Network of the services: what is not translated there must never leave by `tap0`. Unknown on some joined nodes.
     #[serde(default)]
     pub service_cidr: Option<Ipv4Net>,
+    /// Network of the pods: no client outside of the host has its address there. Unknown on joined nodes, which learn it.
+    #[serde(default)]
+    pub pod_cidr: Option<Ipv4Net>,
     /// Ports below `ip_unprivileged_port_start` that are bound while the supervisor still may, and opened on demand.
     #[serde(default)]
     pub low_ports: Vec<HostPort>,

@@ -14,6 +14,7 @@ use crate::conntrack;
 use crate::facts::{Facts, Listener};
 use crate::host;
 use crate::kubeadm::Output;
+use crate::kubeconfig;
 use crate::need::{Level, Unmet};
 use crate::node::{NodeSpec, Protocol};
 use crate::yaml;
@@ -89,6 +90,7 @@ pub fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unmet> {
     unmet.extend(ids::subids(facts));
     unmet.extend(home(facts));
     unmet.extend(space(facts));
+    unmet.extend(facts.cluster.kubeconfigs.iter().map(kubeconfig::need));
     unmet.extend(hostname(&merged.node_name));
     unmet.extend(resolver(facts));
     unmet.extend(etcd_data(merged));

@@ -4,6 +4,7 @@
 //! All that comes in here was written by users of the cluster: what they may have is bounded by [`Rules`] and [`MOST`].
 //! Inside, a connection to the node's address is kube-proxy's or the portmap plugin's; a port that is open here leads there.
 
+mod networks;
 mod notice;
 mod objects;
 
@@ -13,6 +14,7 @@ use std::net::Ipv4Addr;
 
 use crate::control::MOST_REFUSED;
 
+pub use networks::{CONFIGURATION, networks};
 pub use notice::Notice;
 pub use objects::{Event, Item, Key, List, Member, Pod, Port, Service, Transport, event, list};
 

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 use u7s_plan::config::{self, Config};
-use u7s_plan::facts::Facts;
+use u7s_plan::facts::{Facts, UnitCgroup};
 use u7s_plan::firewall::{Table, admits, table};
 use u7s_plan::init::{Docs, init};
 use u7s_plan::request::Init;
@@ -19,7 +19,7 @@ fn configured(text: &str) -> Config {
 
 fn rendered(text: &str, facts: &Facts) -> Table {
     let node = planned(facts, &Init::default()).node;
-    table(&configured(text).firewall, &node, &facts.resolv_conf, facts.user.is_some())
+    table(&configured(text).firewall, &node, facts, facts.user.is_some())
 }
 
 #[test]
@@ -33,6 +33,7 @@ fn the_table_is_golden() {
         allow = [\"[fd01::1]:443\", \"192.0.2.1:8443\", \"127.0.0.1:5000\", \"192.0.2.1:8443\"]\n";
     golden("firewall/lists.nft", &rendered(lists, &facts).text);
     facts.user = None;
+    facts.unit_cgroup = Some(UnitCgroup { path: "system.slice/u7s.service".into(), id: 4711 });
     golden("firewall/nothing-out.nft", &rendered("[firewall]\negress = []\n", &facts).text);
 }
 
@@ -53,6 +54,26 @@ fn another_uid_list_or_name_server_is_another_table() {
     for other in others {
         assert_ne!(plain.text, other.text);
         assert!(plain.holds_in(&listing(&plain)) && !plain.holds_in(&listing(&other)));
+    }
+}
+
+/// After a restart of the unit its cgroup is another one, and a rule that was loaded before judges nothing.
+#[test]
+fn f9_the_table_of_another_start_of_the_unit_is_another_table() {
+    let with = |path: &str, id| {
+        let mut facts = machine();
+        facts.unit_cgroup = Some(UnitCgroup { path: path.into(), id });
+        rendered("", &facts)
+    };
+    let (first, second) = (with("system.slice/u7s.service", 7), with("system.slice/u7s.service", 8));
+    assert!(first.text.contains("socket cgroupv2 level 2 \"system.slice/u7s.service\" jump node"));
+    assert!(first.holds_in(&listing(&first)) && !second.holds_in(&listing(&first)));
+    assert!(with("a.slice/a-b.slice/u7s.service", 7).text.contains("cgroupv2 level 3"));
+    let by_user = first.by_user.clone().unwrap();
+    assert_eq!(*by_user, rendered("", &machine()));
+    assert!(!first.holds_in(&listing(&by_user)));
+    for path in ["", "/", "a\" accept", "a\nb", "a\\b"] {
+        assert_eq!(with(path, 7), rendered("", &machine()), "{path:?} is not handed to nft");
     }
 }
 

@@ -9,6 +9,7 @@ use u7s_plan::certificate::Validity;
 use u7s_plan::control::{ActiveState, ComponentStatus, Connections, Followed, Runtime, Status, Timings};
 use u7s_plan::facts::{Facts, Listener, ResolvConf, Space, UnitFact};
 use u7s_plan::health::{Certificate, ClusterSeen, Seen, TableSeen, Verdict, problems, verdict};
+use u7s_plan::kubeconfig::{Fault, Wrong};
 use u7s_plan::need::{Ignored, Level};
 use u7s_plan::node::ComponentName;
 use u7s_plan::preflight;
@@ -42,7 +43,7 @@ fn status() -> Status {
         runtime: Some(Runtime { name: "cri-o".into(), version: "1.34.0".into() }),
         components: ComponentName::ALL.map(component).to_vec(),
         forwards: Vec::new(),
-        connections: Connections { open: 0, limit: 100 },
+        connections: Connections { open: 0, limit: 100, refused: 0 },
         timings: Timings::default(),
         degraded: Vec::new(),
         services: Followed { state: "followed".into(), refused: Vec::new() },
@@ -95,7 +96,7 @@ fn a_sound_node_has_no_problem() {
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn each_trouble_has_its_id_and_its_hint() {
     type Spoil = fn(&mut Seen);
-    let cases: [(&str, &str, Spoil); 21] = [
+    let cases: [(&str, &str, Spoil); 23] = [
         ("Namespace", "kubeadm init", |seen| seen.node = None),
         ("Namespace", "systemctl start u7s.service", |seen| {
             seen.status = None;
@@ -113,12 +114,19 @@ fn each_trouble_has_its_id_and_its_hint() {
         ("Supervisor", "runs, but its ports are unknown", |seen| {
             seen.silent = Some("its ports are unknown".into());
         }),
+        ("Supervisor", "names a process of another user as crio", |seen| {
+            seen.foreign = vec!["crio".into()];
+        }),
+        ("Kubeconfig", "do not use /etc/kubernetes/admin.conf", |seen| {
+            let what = Wrong::Settings(vec!["users[].user.exec".into()]);
+            seen.facts.cluster.kubeconfigs = vec![Fault { path: "/etc/kubernetes/admin.conf".into(), what }];
+        }),
         ("Supervisor", "kill -CONT 9", |seen| {
             seen.stopped = vec![("u7s-supervisor".into(), 9)];
         }),
         ("NetworkDriver", "kill -CONT 9", |seen| seen.stopped = vec![("slirp4netns".into(), 9)]),
         ("NetworkDriver", "/usr/bin/slirp4netns --version", |seen| status_of(seen).driver_pid = None),
-        ("CRI", "journalctl -t crio", |seen| status_of(seen).runtime = None),
+        ("CRI", "u7s logs crio", |seen| status_of(seen).runtime = None),
         ("CRI", "it ended last with signal, status=9/KILL", |seen| {
             let crio = &mut status_of(seen).components[0];
             crio.active = ActiveState::Failed;

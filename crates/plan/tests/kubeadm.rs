@@ -34,6 +34,7 @@ fn node() -> NodeFacts {
         degraded: false,
         ignored: Ignored::default(),
         timeout_factor: 1,
+        memory: 4 << 30,
     }
 }
 
@@ -483,7 +484,11 @@ fn bad_values_are_told_before_anything_is_done() {
         (with_flags(&[("apiserver-bind-port", "-1")]), "-1 is no port number"),
         (with_flags(&[("node-name", "a\nb")]), "--node-name: a\\nb: a lowercase RFC 1123 subdomain"),
         (with_flags(&[("node-name", "a_b")]), "a lowercase RFC 1123 subdomain"),
-        (with_flags(&[("node-name", &long)]), "a lowercase RFC 1123 subdomain"),
+        (
+            with_flags(&[("node-name", &long)]),
+            "--node-name: xxxxxxxxxxxxxxxxxxxx...: it has 254 characters, a node's name has 63 at most",
+        ),
+        (with_flags(&[("service-dns-domain", &long)]), "it has 254 characters, a DNS name has 253 at most"),
         (
             with_flags(&[("service-dns-domain", "x y")]),
             "--service-dns-domain: x y: a lowercase RFC 1123 subdomain",

@@ -8,6 +8,7 @@ use u7s_plan::config::Config;
 use u7s_plan::facts::{ClusterFact, Facts, Listener, Route, UnitFact, UserFact};
 use u7s_plan::init;
 use u7s_plan::init::Docs;
+use u7s_plan::kubeconfig::{Fault, Wrong};
 use u7s_plan::request::Init;
 
 mod common;
@@ -424,6 +425,52 @@ fn fault_f47_overlaps_name_both_networks_and_a_free_one() {
             "[ERROR DefaultRoute]: the host has no default IPv4 route, so the node has no address",
             "ip route add default via GATEWAY dev INTERFACE",
         )],
+    );
+}
+
+/// The addresses of nobody's network: as the cluster's they would be accepted, and no packet would find its way.
+#[test]
+fn networks_that_can_be_no_nodes_are_refused_with_a_free_one_in_their_place() {
+    for (flag, network, id, expected) in [
+        (
+            "pod-network-cidr",
+            "169.254.0.0/16",
+            "PodCIDR",
+            "overlaps 169.254.0.0/16 (link-local addresses and metadata services)",
+        ),
+        ("pod-network-cidr", "169.254.169.0/24", "PodCIDR", "overlaps 169.254.0.0/16 (link-local"),
+        ("service-cidr", "169.254.0.0/16", "ServiceCIDR", "overlaps 169.254.0.0/16 (link-local"),
+        ("pod-network-cidr", "127.16.0.0/16", "PodCIDR", "overlaps 127.0.0.0/8 (loopback)"),
+        ("service-cidr", "224.0.0.0/16", "ServiceCIDR", "overlaps 224.0.0.0/4 (multicast)"),
+        ("pod-network-cidr", "250.0.0.0/16", "PodCIDR", "overlaps 240.0.0.0/4 (reserved, and broadcast)"),
+        ("service-cidr", "0.16.0.0/16", "ServiceCIDR", "overlaps 0.0.0.0/8 (this network)"),
+    ] {
+        let request = Init { config_flags: vec![(flag.to_owned(), network.to_owned())], ..Init::default() };
+        let outcome = init(&Config::default(), &request, Docs::default(), &machine()).unwrap();
+        let seen = outcome.errors().find(|need| need.id == id).unwrap_or_else(|| panic!("{network}"));
+        assert!(seen.message.contains(expected), "{}", seen.message);
+        assert!(seen.remedy.starts_with(&format!("kubeadm init --{flag}=1")), "{}", seen.remedy);
+    }
+    // Documentation's, benchmarks' and carriers' networks are the kernel's as any other.
+    for network in ["192.0.2.0/24", "198.18.0.0/16", "100.64.0.0/16"] {
+        let request =
+            Init { config_flags: vec![("pod-network-cidr".into(), network.into())], ..Init::default() };
+        let outcome = init(&Config::default(), &request, Docs::default(), &machine()).unwrap();
+        assert!(!outcome.errors().any(|need| need.id == "PodCIDR"), "{network}");
+    }
+}
+
+#[test]
+fn f1_a_kubeconfig_that_was_tampered_with_stops_init_before_anything_is_done() {
+    let what = Wrong::Settings(vec!["users[].user.exec".into()]);
+    let fault = Fault { path: "/etc/kubernetes/admin.conf".into(), what };
+    let mut facts = machine();
+    facts.cluster.kubeconfigs = vec![fault];
+    let outcome = init(&Config::default(), &Init::default(), Docs::default(), &facts).unwrap();
+    let seen: Vec<String> = outcome.errors().map(ToString::to_string).collect();
+    assert!(
+        seen[0].starts_with("[ERROR Kubeconfig]: /etc/kubernetes/admin.conf has users[].user.exec"),
+        "{seen:?}"
     );
 }
 

@@ -1,5 +1,6 @@
 //! The unit's cgroup: where the supervisor lives, where the node lives, and how its remains go away.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -84,9 +85,15 @@ fn remove_former(unit: &Path) {
     }
 }
 
-/// The node's cgroups that are there, the plain name first, [`FORMER`] at most.
+/// The node's cgroups that are there, [`FORMER`] at most: other names are not the node's.
 fn former(unit: &Path) -> Vec<PathBuf> {
-    names().map(|name| unit.join(name)).filter(|path| fs::symlink_metadata(path).is_ok()).collect()
+    let Ok(entries) = fs::read_dir(unit) else { return Vec::new() };
+    let of_a_node = |name: &OsString| {
+        let name = name.to_string_lossy();
+        name.starts_with(NODE) && names().any(|known| known == name)
+    };
+    let names = entries.flatten().map(|entry| entry.file_name()).filter(of_a_node);
+    names.map(|name| unit.join(name)).collect()
 }
 
 fn names() -> impl Iterator<Item = String> {

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use u7s_plan::printable::printable;
 
 /// journald's native socket.
 ///
@@ -76,15 +77,7 @@ impl Write for Stderr {
 
 /// Valid text in which nothing can move a terminal's cursor or begin another field.
 fn sanitise(line: &[u8]) -> String {
-    let mut text = String::with_capacity(line.len());
-    for letter in String::from_utf8_lossy(line).chars() {
-        if letter.is_control() && letter != '\t' {
-            text.extend(letter.escape_default());
-        } else {
-            text.push(letter);
-        }
-    }
-    text
+    printable(&String::from_utf8_lossy(line)).replace('\n', "\\n")
 }
 
 /// syslog's priority, from klog's first letter or logrus' `level=`; info if there is neither.

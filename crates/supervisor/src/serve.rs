@@ -126,6 +126,7 @@ impl Node {
         control::serve(&control, spec.user.uid, asked)?;
         let network = |source| Error::Network { what: "serve the forwarded ports", source };
         let acceptor = Arc::new(Acceptor::new(listeners).map_err(network)?);
+        acceptor.refuse(&u7s_plan::forwarding::inside(&spec.network));
         let served = Arc::clone(&acceptor);
         tokio::spawn(async move { served.run().await });
         let ports = Ports::new(&spec, tree.clone(), Arc::clone(&acceptor));

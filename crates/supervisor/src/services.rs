@@ -22,7 +22,8 @@ use u7s_plan::control::{Followed, low_port};
 use u7s_plan::host::KUBERNETES_DIR;
 use u7s_plan::node::{Forward, NodeSpec, Protocol};
 use u7s_plan::services::{
-    Claim, Item, Key, Kind, MOST, Member, Notice, Pod, Port, Rules, Service, Transport, View, Wanted,
+    CONFIGURATION, Claim, Item, Key, Kind, MOST, Member, Notice, Pod, Port, Rules, Service, Transport, View,
+    Wanted, networks,
 };
 
 use self::credentials::{ADMIN, Credentials, NODE, Present};
@@ -31,7 +32,7 @@ use self::kubectl::Kubectl;
 use self::refusals::Refusals;
 use self::write::Writer;
 use crate::pid_one::PidOne;
-use crate::ports::Ports;
+use crate::ports::{IfTaken, Ports};
 
 /// Services that want something of a host. Others do not even come over the wire.
 const SERVICES: &str = "/api/v1/services?fieldSelector=spec.type!%3DClusterIP%2Cspec.type!%3DExternalName";
@@ -44,6 +45,16 @@ const QUEUE: usize = 64;
 
 /// How often the host is asked again for ports that it did not give.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// The most of a cluster's configuration that is read, bytes: what etcd takes.
+const CONFIGURATION_BYTES: usize = 2 << 20;
+
+/// How long reading it may take.
+const CONFIGURATION_WITHIN: Duration = Duration::from_secs(30);
+
+/// After which pause it is asked for again, at first and in the end.
+const CONFIGURATION_AGAIN: Duration = Duration::from_secs(30);
+const CONFIGURATION_SELDOM: Duration = Duration::from_secs(600);
 
 /// The task, ended with this.
 #[derive(Debug)]
@@ -92,6 +103,8 @@ struct Setup {
     node_ip: Ipv4Addr,
     own: BTreeSet<Port>,
     load_balancer: bool,
+    /// The specification does not say where pods and services have their addresses.
+    learns: bool,
 }
 
 impl Setup {
@@ -104,6 +117,7 @@ impl Setup {
             node_ip,
             own: spec.forwards.iter().map(|forward| port_of(*forward)).collect(),
             load_balancer: spec.services.load_balancer,
+            learns: spec.network.pod_cidr.is_none() || spec.network.service_cidr.is_none(),
         }
     }
 
@@ -167,7 +181,7 @@ impl Task {
                 self.follow(present, &mut credentials).await;
             } else {
                 self.open.clear();
-                self.ports.follow(BTreeSet::new());
+                self.ports.follow(BTreeMap::new());
                 self.say(format!("waiting for {NODE}"), Refusals::default());
                 credentials.changed().await;
             }
@@ -209,7 +223,10 @@ impl Task {
         let node = self.setup.kubectl(NODE);
         let pods = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", self.setup.node_name);
         tasks.spawn(follow::<Service, _>(node.clone(), SERVICES.to_owned(), sender.clone()));
-        tasks.spawn(follow::<Pod, _>(node, pods, sender.clone()));
+        tasks.spawn(follow::<Pod, _>(node.clone(), pods, sender.clone()));
+        if self.setup.learns {
+            tasks.spawn(learn_networks(node, self.setup.node_ip, self.ports.clone()));
+        }
         if writes {
             tasks.spawn(follow::<Member, _>(self.setup.kubectl(ADMIN), MEMBERS.to_owned(), sender));
         }
@@ -231,7 +248,9 @@ impl Task {
                 .take(room)
                 .map(|(port, claim)| (*port, claim.clone())),
         );
-        let forwards = open.keys().filter_map(|port| forward_of(*port, *node_ip)).collect();
+        let forward =
+            |(port, claim): (&Port, &Claim)| Some((forward_of(*port, *node_ip)?, if_taken(claim.kind)));
+        let forwards = open.iter().filter_map(forward).collect();
         let mut given = BTreeSet::new();
         let mut refused = Refusals::of(&wanted);
         let mut notices = Vec::new();
@@ -274,6 +293,22 @@ impl Task {
         for refusal in refused.iter().filter(|refusal| !before.contains(refusal)) {
             tracing::warn!("{refusal}");
         }
+    }
+}
+
+/// Asks the cluster for its networks until it tells them: no client outside has its address there.
+///
+/// A cluster that kubeadm did not make tells none.
+async fn learn_networks(kubectl: Kubectl, node_ip: Ipv4Addr, ports: Ports) {
+    let bounds = (CONFIGURATION_BYTES, crate::patience::of(CONFIGURATION_WITHIN));
+    let mut pause = CONFIGURATION_AGAIN;
+    loop {
+        match kubectl.run(&["get", "--raw", CONFIGURATION], bounds).await {
+            Ok(text) => return ports.refuse(&networks(&text, node_ip)),
+            Err(failure) => tracing::debug!(%failure, "the networks of the cluster are not known yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(CONFIGURATION_SELDOM);
     }
 }
 
@@ -357,6 +392,14 @@ fn note(silent: &mut Silent, what: &'static str, why: Option<String>) {
             silent.insert(what, why);
         }
         None => drop(silent.remove(what)),
+    }
+}
+
+/// Ports of the range for NodePorts are the cluster's; any other number may be one that a program of the host is known by.
+fn if_taken(kind: Kind) -> IfTaken {
+    match kind {
+        Kind::NodePort | Kind::HealthCheck => IfTaken::TryAgain,
+        Kind::LoadBalancer | Kind::HostPort => IfTaken::Leave,
     }
 }
 

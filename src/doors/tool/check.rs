@@ -61,7 +61,7 @@ pub(super) fn run(check: Check) -> Result<End, Error> {
     let lines = checks::table(&needs, &untried, machine::effective_uid() == 0);
     match check.output.output {
         _ if check.print_fix => report::result(&fix::block(&needs))?,
-        Output::Json => report::result(&format!("{:#}\n", document(ready, &lines, &needs)))?,
+        Output::Json => report::json(&format!("{:#}\n", document(ready, &lines, &needs)))?,
         Output::Text => report::text(&text(ready, &lines, &needs))?,
     }
     Ok(End::Code(if ready { 0 } else { 2 }))

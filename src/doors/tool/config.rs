@@ -67,11 +67,13 @@ pub(super) fn run(command: Command) -> Result<End, Error> {
 
 fn print(config: &Config, form: Form) -> Result<(), Error> {
     let failed = |error: String| Error::Output(std::io::Error::other(error));
-    let text = match form {
-        Form::Toml => toml::to_string(config).map_err(|error| failed(error.to_string()))?,
-        Form::Json => serde_json::to_string_pretty(config).map_err(|error| failed(error.to_string()))? + "\n",
-    };
-    report::result(&text)
+    match form {
+        Form::Toml => report::result(&toml::to_string(config).map_err(|error| failed(error.to_string()))?),
+        Form::Json => {
+            let text = serde_json::to_string_pretty(config).map_err(|error| failed(error.to_string()))?;
+            report::json(&format!("{text}\n"))
+        }
+    }
 }
 
 fn validate(files: &[PathBuf]) -> Result<(), Error> {

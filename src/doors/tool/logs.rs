@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use u7s_host::enter::{self, Environment};
 
 use crate::doors::machine;
-use crate::{End, Error};
+use crate::{End, Error, report};
 
 /// Reads the journal; root-owned, as everything below /usr/bin.
 const JOURNALCTL: &str = "/usr/bin/journalctl";
@@ -31,7 +31,8 @@ pub(super) struct Arguments {
 
 /// Below the help of the command.
 pub(super) const HELP: &str = "\
-Root, the node's user and members of the group systemd-journal may read it. Pods' own logs: kubectl logs.
+Root, the node's user and members of the group systemd-journal may read it. Pods' own logs: kubectl logs. Whoever owns the
+node writes what he likes; the lines of host-apply alone are root's.
 
 Examples:
   u7s logs                                 the end of everything
@@ -73,7 +74,9 @@ fn count(text: &str) -> Result<String, String> {
     known.then(|| text.to_owned()).ok_or_else(|| "a number or `all` is needed".to_owned())
 }
 
-/// Becomes journalctl.
+/// Becomes journalctl; where it writes to a terminal, what it writes comes by us.
+///
+/// journalctl leaves out what a terminal would obey, but not what changes the direction of writing.
 ///
 /// # Errors
 /// It is not there, or cannot be started; the caller is inside.
@@ -83,13 +86,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<End, Error> {
     }
     let program = machine::real(Path::new(JOURNALCTL))?;
     let environment = Environment::unprivileged(std::env::vars_os());
-    Err(enter::exec_here(program, argv(arguments), &environment).into())
+    if !report::to_terminal() {
+        return Err(enter::exec_here(program, argv(arguments), &environment).into());
+    }
+    Ok(enter::run_here(program, argv(arguments), &environment)?.into())
 }
 
 /// One word for each of our own: nothing of the caller's can become another option.
 fn argv(arguments: &Arguments) -> Vec<OsString> {
     let mut argv = vec!["--no-pager".to_owned(), "--unit=u7s.service".to_owned()];
     argv.extend(arguments.component.map(|component| format!("--identifier={}", component.identifier())));
+    // The lines of the unit are the node's user's, who may call himself as he likes: root's are told by who wrote them.
+    let of_root = arguments.component == Some(Component::HostApply);
+    argv.extend(of_root.then(|| "_UID=0".to_owned()));
     argv.extend(arguments.since.as_ref().map(|since| format!("--since={since}")));
     let lines = arguments.lines.as_deref().or_else(|| arguments.since.is_none().then_some("200"));
     argv.extend(lines.map(|lines| format!("--lines={lines}")));
@@ -117,6 +126,12 @@ mod tests {
             "--follow",
         ];
         assert_eq!(argv(&arguments), wanted);
+        let of_root =
+            Arguments { component: Some(Component::HostApply), follow: false, since: None, lines: None };
+        assert_eq!(
+            argv(&of_root),
+            ["--no-pager", "--unit=u7s.service", "--identifier=u7s", "_UID=0", "--lines=200"]
+        );
         let none = Arguments { component: None, follow: false, since: None, lines: None };
         assert_eq!(argv(&none), ["--no-pager", "--unit=u7s.service", "--lines=200"]);
         assert!(count("all").is_ok() && count("12").is_ok() && count("-1").is_err() && count("x").is_err());

@@ -73,8 +73,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<End, Error> {
         Ok(answer) => answer,
     };
     match arguments.output.output {
-        Output::Text if !arguments.nagios => report::text(&text)?,
-        _ => report::result(&text)?,
+        _ if arguments.nagios => report::result(&text)?,
+        Output::Json => report::json(&text)?,
+        Output::Text => report::text(&text)?,
     }
     complaint.iter().for_each(|line| report::line(line));
     Ok(End::Code(code))
@@ -130,7 +131,7 @@ fn inside(output: Output) -> Result<End, Error> {
     match output {
         Output::Json => {
             let text = serde_json::to_string_pretty(&status).map_err(|error| Error::Output(error.into()))?;
-            report::result(&format!("{text}\n"))?;
+            report::json(&format!("{text}\n"))?;
         }
         Output::Text => report::text(&supervisor(&status))?,
     }
@@ -206,6 +207,10 @@ fn supervisor(status: &Status) -> String {
     let forwards = status.forwards.iter().map(ToString::to_string);
     let _ = writeln!(text, "ports: {}", forwards.collect::<Vec<_>>().join(", "));
     let _ = writeln!(text, "connections: {} of {}", status.connections.open, status.connections.limit);
+    if status.connections.refused > 0 {
+        let refused = status.connections.refused;
+        let _ = writeln!(text, "refused clients with addresses of the inside: {refused}");
+    }
     let driver =
         status.driver_pid.map_or_else(|| "is being started again".into(), |pid| format!("pid {pid}"));
     let _ = writeln!(text, "network: {driver}");

@@ -27,7 +27,7 @@ pub(super) fn run(output: Output) -> Result<End, Error> {
     match output {
         Output::Json => {
             let text = serde_json::to_string_pretty(&run).map_err(|error| Error::Output(error.into()))?;
-            report::result(&format!("{text}\n"))?;
+            report::json(&format!("{text}\n"))?;
         }
         Output::Text => {
             let failed = run.failed.as_ref().map_or_else(String::new, |step| format!(", failed at: {step}"));

@@ -1,13 +1,17 @@
 //! Programs that run inside the namespaces: kubeadm, and skopeo for images from disk.
 
+use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
+use u7s_plan::closing::Closing;
 use u7s_plan::control::{ActiveState, Request};
 use u7s_plan::crio::STORE;
 use u7s_plan::facts::UserFact;
 use u7s_plan::host::{KUBERNETES_DIR, tree};
+use u7s_plan::kubeconfig;
 use u7s_plan::node::ComponentName;
 use u7s_plan::step::Done;
 use u7s_plan::timings;
@@ -15,7 +19,7 @@ use u7s_plan::timings;
 use super::{Applier, Ended, Event, images};
 use crate::child::last_line;
 use crate::control::Client;
-use crate::enter::{Entry, Input, Output, Target};
+use crate::enter::{Entry, Input, Output, Shown, Target};
 use crate::error::Error;
 use crate::{files, probe, programs};
 
@@ -71,6 +75,10 @@ impl Applier<'_> {
             entry.carry("u7s-config", document.expose_secret().as_bytes())?;
         }
         let mut lines = Lines::default();
+        let closing = Rc::new(RefCell::new(Closing::default()));
+        let shows = Rc::clone(&closing);
+        let entry = entry
+            .shown(Shown::Lines(Rc::new(RefCell::new(move |line: &str| shows.borrow_mut().shows(line)))));
         let ended = entry.run_heard(&mut |bytes| {
             lines.take(bytes, |line| {
                 if let Some(phase) = timings::phase_of(line) {
@@ -78,6 +86,7 @@ impl Applier<'_> {
                 }
             });
         })?;
+        self.join_commands.extend(closing.borrow().commands());
         if ended.status.success() {
             self.fresh |= done_when.is_some();
             Ok(Ended::Done)
@@ -91,6 +100,7 @@ impl Applier<'_> {
     /// A finished one whose API server stays silent is an error: what ails it is not mended by making it anew, and
     /// the administrator may have changed its manifests.
     fn stands(&mut self, user: &UserFact, done: &Done, limit: Duration) -> Result<bool, Error> {
+        admin_is_sound()?;
         let client = Client::new(user.uid);
         let status = client.status()?;
         let kubelet = probe::kubelet(&status);
@@ -216,6 +226,15 @@ impl Applier<'_> {
         }
         let status = ended.status.to_string();
         Err(Error::Failed { program: skopeo, status, said: last_line(&ended.stderr) })
+    }
+}
+
+/// kubectl inside uses admin.conf: with a setting in it that kubeadm does not write it fails, and that looks like a silent API server.
+fn admin_is_sound() -> Result<(), Error> {
+    let admin = Path::new(KUBERNETES_DIR).join("admin.conf");
+    match probe::kubeconfigs().iter().find(|fault| Path::new(&fault.path) == admin) {
+        Some(fault) => Err(Error::Kubeconfig { path: admin, reason: kubeconfig::need(fault).message }),
+        None => Ok(()),
     }
 }
 

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use u7s_plan::kubeconfig;
 use u7s_plan::step::{Owner, Realm};
-use u7s_plan::{kubeconfig, yaml};
 
 use super::{Applier, Ended};
 use crate::error::Error;
@@ -19,10 +18,7 @@ impl Applier<'_> {
         path: &Path,
         owner: &Owner,
     ) -> Result<Ended, Error> {
-        let failed = |reason: String| Error::Kubeconfig { path: source.to_owned(), reason };
-        let text = files::read_text(source, LIMIT)?.ok_or_else(|| failed("it does not exist".into()))?;
-        let document = single(&text).map_err(failed)?;
-        let rebuilt = kubeconfig::rebuild(&document).map_err(|error| failed(error.to_string()))?;
+        let rebuilt = clean(source)?;
         if let Some(dir) = path.parent() {
             let rights = self.rights(owner, 0o700)?;
             self.make_dir(realm, dir, rights, false)?;
@@ -44,20 +40,22 @@ impl Applier<'_> {
     }
 }
 
+/// A kubeconfig made of the checked parts of `source`, which belongs to the node's user and is read as data.
+///
+/// # Errors
+/// `Kubeconfig`: it does not exist, is no kubeconfig, or holds more than an address and certificates. Those of reading.
+pub fn clean(source: &Path) -> Result<String, Error> {
+    let failed = |reason: String| Error::Kubeconfig { path: source.to_owned(), reason };
+    let text = files::read_text(source, LIMIT)?.ok_or_else(|| failed("it does not exist".into()))?;
+    let document = kubeconfig::parse(&text).map_err(|why| failed(why.to_owned()))?;
+    kubeconfig::rebuild(&document).map_err(|error| failed(error.to_string()))
+}
+
 /// Whether what lies at `path` needs nothing of us, though its owner may have added to it since.
 ///
 /// Nobody but its owner may read it: what is looser is written anew.
 fn leads_there(path: &Path, rights: Rights, rebuilt: &str) -> Result<bool, Error> {
     let Some(seen) = files::read(path, LIMIT)?.filter(|seen| seen.rights == rights) else { return Ok(false) };
-    let document = std::str::from_utf8(&seen.bytes).ok().and_then(|text| single(text).ok());
+    let document = std::str::from_utf8(&seen.bytes).ok().and_then(|text| kubeconfig::parse(text).ok());
     Ok(document.is_some_and(|document| kubeconfig::holds(&document, rebuilt)))
-}
-
-fn single(text: &str) -> Result<Value, String> {
-    // The parser's own words could hold a piece of a key.
-    let mut documents = yaml::documents(text, "").map_err(|_| "it is no YAML".to_owned())?;
-    match (documents.pop(), documents.is_empty()) {
-        (Some(document), true) => Ok(document),
-        _ => Err("it is not one document".to_owned()),
-    }
 }

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use u7s_plan::closing::JoinCommand;
 use u7s_plan::control::Timings;
 use u7s_plan::facts::UserFact;
 use u7s_plan::step::{Action, Owner, Phase, PhaseSteps, Realm, Step};
@@ -30,6 +31,7 @@ mod tree;
 mod units;
 
 pub use failpoint::{Border, failpoint};
+pub use kubeconfig::clean as clean_kubeconfig;
 
 /// What happens while a plan is applied; the doors print it.
 #[derive(Debug)]
@@ -84,6 +86,7 @@ pub struct Applier<'a> {
     fresh: bool,
     /// The plan is a reset's: a node that cannot be entered is taken away all the same.
     resets: bool,
+    join_commands: Vec<JoinCommand>,
 }
 
 impl std::fmt::Debug for Applier<'_> {
@@ -100,7 +103,8 @@ impl<'a> Applier<'a> {
     /// # Errors
     /// Those of [`Undo::open`].
     pub fn new(user: &str, tell: &'a mut dyn FnMut(Event<'_>)) -> Result<Self, Error> {
-        Ok(Self { user: user.to_owned(), undo: Undo::open()?, tell, fresh: false, resets: false })
+        let user = user.to_owned();
+        Ok(Self { user, undo: Undo::open()?, tell, fresh: false, resets: false, join_commands: Vec::new() })
     }
 
     /// Keeps former values in another book, for tests and for hosts seen from elsewhere.
@@ -109,6 +113,12 @@ impl<'a> Applier<'a> {
     /// Those of [`Undo::open`].
     pub fn keeping(self, book: &Path) -> Result<Self, Error> {
         Ok(Self { undo: Undo::open_at(book)?, ..self })
+    }
+
+    /// The commands for other nodes that kubeadm printed while plans were applied. They hold a token.
+    #[must_use]
+    pub fn into_join_commands(self) -> Vec<JoinCommand> {
+        self.join_commands
     }
 
     /// Applies phases in order and ends at the first step that fails.

@@ -40,6 +40,7 @@ impl Place {
             tell,
             fresh: false,
             resets: false,
+            join_commands: Vec::new(),
         }
     }
 

@@ -17,6 +17,7 @@ use u7s_sys::pidfd;
 
 use super::clock::Clock;
 use super::error::Error;
+use super::shown::Shown;
 use super::signals::{Signals, obey};
 use super::terminal::{Keyboard, Pending, Terminal};
 use super::{Ended, Input, Output, Status, nothing};
@@ -38,6 +39,7 @@ pub(crate) struct Streams {
     /// Which of the three are the terminal.
     replaced: [bool; 3],
     passage: Option<Passage>,
+    shown: Shown,
 }
 
 /// Standard output on its way through us to the caller's.
@@ -76,9 +78,15 @@ impl Streams {
         };
         let standard = [first, out(1)?, out(2)?];
         let replaced = standard.each_ref().map(|stream| isatty(stream).unwrap_or(false));
-        let mut streams = Self { standard, captures, terminal: None, replaced, passage: None };
+        let mut streams =
+            Self { standard, captures, terminal: None, replaced, passage: None, shown: Shown::default() };
         streams.replace_terminals(owner).map_err(watch("the terminal"))?;
         Ok(streams)
+    }
+
+    /// How what comes by us is shown.
+    pub(crate) fn show(&mut self, shown: Shown) {
+        self.shown = shown;
     }
 
     /// Lets standard output come by us, where a terminal does not make it do so anyway.
@@ -86,7 +94,8 @@ impl Streams {
         if !self.replaced[1] && self.captures.is_empty() {
             let (from, writer) = pipe()?;
             let to = std::mem::replace(&mut self.standard[1], writer);
-            self.passage = Some(Passage { from, to, waiting: Pending::default() });
+            let waiting = Pending::edited(self.shown.elsewhere());
+            self.passage = Some(Passage { from, to, waiting });
         }
         Ok(())
     }
@@ -127,13 +136,14 @@ impl Relay {
     /// Holds back the signals that shall go on to the program, from now on.
     pub(crate) fn begin(streams: Streams, output: Output, name: String) -> Result<Self, Error> {
         let signals = Signals::hold().map_err(|errno| watch(&name)(errno.into()))?;
+        let shown = Pending::edited(streams.shown.terminal());
         Ok(Self {
             name,
             streams,
             signals,
             kept: !matches!(output, Output::Inherit),
             typed: Pending::default(),
-            shown: Pending::default(),
+            shown,
             silent: false,
         })
     }
@@ -222,7 +232,7 @@ impl Relay {
         Ended { status, stdout, stderr, truncated }
     }
 
-    /// Our copies of the program's ends would keep its streams open for ever.
+    /// Our copies of the program's ends would keep its streams open for ever. The keyboard is the program's now.
     fn give_up_the_programs_ends(&mut self) -> io::Result<()> {
         let null = nothing().map_err(io::Error::other)?;
         for stream in &mut self.streams.standard {
@@ -230,6 +240,8 @@ impl Relay {
         }
         if let Some(terminal) = &mut self.streams.terminal {
             terminal.slave = None;
+            // A terminal that was hung up meanwhile types nothing more.
+            terminal.keyboard = terminal.keyboard.take().and_then(|keyboard| keyboard.hand_over().ok());
         }
         Ok(())
     }
@@ -316,6 +328,9 @@ impl Relay {
         let open = if event == Event::Passing {
             let open = passage.waiting.fill(passage.from.as_fd());
             heard(passage.waiting.left());
+            if !open {
+                passage.waiting.write_out(passage.to.as_fd());
+            }
             open
         } else {
             passage.waiting.empty(passage.to.as_fd())

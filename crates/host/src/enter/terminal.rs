@@ -9,14 +9,32 @@ use nix::sys::termios::{LocalFlags, OutputFlags, SetArg, Termios, cfmakeraw, tcg
 use nix::unistd::{Uid, fchown, getpgrp, tcgetpgrp};
 use u7s_sys::tty;
 
+use super::shown::Edit;
+
 /// Bytes that were read on one side and not yet written on the other; reading waits for an empty one.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     bytes: Vec<u8>,
     written: usize,
+    edit: Edit,
+}
+
+/// What one reading gave.
+enum Read {
+    /// These many bytes, of which the edit may have left nothing.
+    Some,
+    /// Nothing is there now.
+    Nothing,
+    /// The other side is gone.
+    Gone,
 }
 
 impl Pending {
+    /// What is read is edited before it is written.
+    pub(crate) fn edited(edit: Edit) -> Self {
+        Self { edit, ..Self::default() }
+    }
+
     /// Nothing is left to write.
     pub(crate) fn is_empty(&self) -> bool {
         self.written >= self.bytes.len()
@@ -35,16 +53,19 @@ impl Pending {
 
     /// Reads once; `false`: the other side is gone.
     pub(crate) fn fill(&mut self, from: BorrowedFd<'_>) -> bool {
+        !matches!(self.read(from), Read::Gone)
+    }
+
+    fn read(&mut self, from: BorrowedFd<'_>) -> Read {
         let mut chunk = [0; 4096];
-        match nix::unistd::read(from, &mut chunk) {
-            Ok(0) => false,
-            Ok(count) => {
-                self.set(chunk.get(..count).unwrap_or_default());
-                true
-            }
-            Err(Errno::EINTR | Errno::EAGAIN) => true,
-            Err(_) => false,
-        }
+        let (bytes, read) = match nix::unistd::read(from, &mut chunk) {
+            Ok(count) if count > 0 => (self.edit.apply(chunk.get(..count).unwrap_or_default()), Read::Some),
+            Err(Errno::EINTR | Errno::EAGAIN) => return Read::Nothing,
+            _ => (self.edit.end(), Read::Gone),
+        };
+        self.written = 0;
+        self.bytes = bytes;
+        read
     }
 
     /// Shows what is there now; more than a terminal holds is not taken.
@@ -54,19 +75,29 @@ impl Pending {
     /// Source: Linux, drivers/tty/tty_buffer.c, `TTYB_DEFAULT_MEM_LIMIT`: 64 KiB, 16 of our reads.
     pub(crate) fn pass_on(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, heard: &mut dyn FnMut(&[u8])) {
         for _ in 0..64 {
-            for _ in 0..64 {
-                if self.is_empty() {
-                    break;
-                }
-                if !self.empty(to) {
-                    return;
-                }
-            }
-            if !self.is_empty() || !self.fill(from) || self.is_empty() {
+            if !self.write_out(to) {
                 return;
+            }
+            if !matches!(self.read(from), Read::Some) {
+                break;
             }
             heard(self.left());
         }
+        self.bytes.extend(self.edit.end());
+        self.write_out(to);
+    }
+
+    /// Writes what is left, as far as the other side takes it; `false`: it does not take all.
+    pub(crate) fn write_out(&mut self, to: BorrowedFd<'_>) -> bool {
+        for _ in 0..64 {
+            if self.is_empty() {
+                return true;
+            }
+            if !self.empty(to) {
+                return false;
+            }
+        }
+        self.is_empty()
     }
 
     /// Writes once; `false`: the other side is gone.
@@ -100,11 +131,14 @@ pub(crate) struct Terminal {
 
 /// The caller's terminal as a source of bytes.
 ///
-/// It is raw while it is held, so that every key reaches the program. In a pipeline (`kubeadm … | less`) the terminal
-/// may belong to the next program: then it stays as it is, and is read only while it hands out whole lines.
+/// It is raw once the program runs, so that every key reaches that; until then Control-C is for us. In a pipeline
+/// (`kubeadm … | less`) the terminal may belong to the next program: then it stays as it is, and is read only while it
+/// hands out whole lines.
 #[derive(Debug)]
 pub(crate) struct Keyboard {
     pub(crate) terminal: OwnedFd,
+    /// It is to be raw.
+    raw: bool,
     /// Settings to go back to, if we made it raw.
     former: Option<Termios>,
 }
@@ -146,26 +180,30 @@ impl Terminal {
 }
 
 impl Keyboard {
-    /// Takes the terminal as a source, raw or as it is; `None` where this process is in the background there and must
+    /// Takes the terminal as a source, to be raw or as it is; `None` where this process is in the background there and must
     /// not touch it.
     pub(crate) fn take(terminal: BorrowedFd<'_>, raw: bool) -> io::Result<Option<Self>> {
         if tcgetpgrp(terminal) != Ok(getpgrp()) {
             return Ok(None);
         }
-        let mut former = None;
-        if raw {
-            let settings = tcgetattr(terminal)?;
+        Ok(Some(Self { terminal: terminal.try_clone_to_owned()?, raw, former: None }))
+    }
+
+    /// The program runs: from now on all keys are its own.
+    pub(crate) fn hand_over(mut self) -> io::Result<Self> {
+        if self.raw {
+            let settings = tcgetattr(&self.terminal)?;
             let mut changed = settings.clone();
             cfmakeraw(&mut changed);
-            tcsetattr(terminal, SetArg::TCSADRAIN, &changed)?;
-            former = Some(settings);
+            tcsetattr(&self.terminal, SetArg::TCSADRAIN, &changed)?;
+            self.former = Some(settings);
         }
-        Ok(Some(Self { terminal: terminal.try_clone_to_owned()?, former }))
+        Ok(self)
     }
 
     /// Every key goes to the program.
     pub(crate) fn is_raw(&self) -> bool {
-        self.former.is_some()
+        self.raw
     }
 
     /// Whether what is typed now is meant for us.
@@ -195,6 +233,7 @@ mod tests {
     use std::io::Write;
     use std::os::fd::AsFd;
 
+    use super::super::shown::Shown;
     use super::*;
 
     /// A process of the node's user that goes on writing to the terminal of a program that ended kept root for ever.
@@ -209,6 +248,31 @@ mod tests {
         shown.pass_on(reader.as_fd(), screen.as_fd(), &mut |_| {});
         drop(reader);
         flood.join().unwrap();
+    }
+
+    fn passed_on(shown: &Shown, text: &[u8]) -> String {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let (mut shown_there, screen) = io::pipe().unwrap();
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        writer.write_all(text).unwrap();
+        let mut pending = Pending::edited(shown.terminal());
+        pending.pass_on(reader.as_fd(), screen.as_fd(), &mut |_| {});
+        drop(screen);
+        let mut seen = String::new();
+        io::Read::read_to_string(&mut shown_there, &mut seen).unwrap();
+        seen
+    }
+
+    /// A first piece of which nothing is shown does not end what follows, and the last one needs no line's end.
+    #[test]
+    fn s39_a_terminal_gets_text_unless_it_is_the_programs_own() {
+        let text = format!("{}\n\x1b]0;OWNED\x07\u{9b}31mend\u{44f}", "left out ".repeat(2000));
+        let lines =
+            Shown::Lines(std::rc::Rc::new(std::cell::RefCell::new(|line: &str| !line.starts_with("left"))));
+        assert_eq!(passed_on(&lines, text.as_bytes()), "\\u{1b}]0;OWNED\\u{7}\\u{9b}31mend\u{44f}");
+        let all = passed_on(&Shown::Text, text.as_bytes());
+        assert!(all.starts_with("left out left") && all.ends_with("\\u{9b}31mend\u{44f}"), "{all}");
+        assert_eq!(passed_on(&Shown::Raw, text.as_bytes()), text);
     }
 
     #[test]

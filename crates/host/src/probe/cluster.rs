@@ -6,12 +6,14 @@ use std::time::Duration;
 use u7s_plan::control::{ComponentStatus, Status};
 use u7s_plan::facts::{ClusterFact, UserFact};
 use u7s_plan::host::{KUBERNETES_DIR, UNSYNCED};
+use u7s_plan::kubeconfig::{self, Fault, Wrong};
 use u7s_plan::node::ComponentName;
 use u7s_plan::pki;
 
 use super::names_that;
 use crate::control::Client;
 use crate::enter::{Entry, Input, Output, Target};
+use crate::error;
 use crate::files;
 use crate::programs;
 
@@ -35,6 +37,7 @@ pub(crate) fn cluster(user: Option<&UserFact>, runs: bool, deadline: Duration) -
         begun: BEGUN.into_iter().any(own),
         finished: kubelet_conf && running.is_some_and(finished),
         strangers: strangers(dir, user),
+        kubeconfigs: kubeconfigs(),
         unsynced,
         pki,
     }
@@ -48,6 +51,23 @@ fn strangers(dir: &Path, user: Option<&UserFact>) -> Vec<(PathBuf, u32)> {
         files::roots_own(stat) || (nodes && (stat.st_uid == seen.uid || stat.st_uid == 0))
     };
     files::others(dir, &trusted).unwrap_or_default()
+}
+
+/// Kubeconfigs that are not as kubeadm writes them: each is read as data, bounded and not followed.
+///
+/// A caller who may not read them sees none.
+#[must_use]
+pub fn kubeconfigs() -> Vec<Fault> {
+    let fault = |name: &str| {
+        let path = Path::new(KUBERNETES_DIR).join(name);
+        let what = match files::read_text(&path, files::LIMIT) {
+            Ok(text) => kubeconfig::fault(&text?)?,
+            Err(_) if !nix::unistd::geteuid().is_root() => return None,
+            Err(error) => Wrong::Unreadable(error::whole(&error)),
+        };
+        Some(Fault { path: path.display().to_string(), what })
+    };
+    kubeconfig::FILES.into_iter().filter_map(fault).collect()
 }
 
 /// Anything that cannot be read is another boot's: then more is made anew than need be.

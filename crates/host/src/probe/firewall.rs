@@ -43,7 +43,7 @@ pub(super) fn table(config: &Config, facts: &Facts, node: &NodeSpec) -> TableSee
     let Ok(nft) = Nft::find() else { return TableSeen::Unseen };
     let deadline = Duration::from_secs(5) * config.timeout_factor.clamp(1, 100);
     let list = |arguments: &[&str]| nft.list(arguments, deadline).unwrap_or(Listing::Unknown);
-    let wanted = firewall::table(&config.firewall, node, &facts.resolv_conf, true);
+    let wanted = firewall::table(&config.firewall, node, facts, true);
     judge(&wanted, &list(&LIST), || list(&TABLES))
 }
 
@@ -51,6 +51,10 @@ pub(super) fn table(config: &Config, facts: &Facts, node: &NodeSpec) -> TableSee
 fn judge(wanted: &Table, listed: &Listing, tables: impl FnOnce() -> Listing) -> TableSeen {
     match listed {
         Listing::Read(listing) if wanted.holds_in(listing) => TableSeen::Holds,
+        // An older nft or kernel takes no more.
+        Listing::Read(listing) if wanted.by_user.as_ref().is_some_and(|table| table.holds_in(listing)) => {
+            TableSeen::Holds
+        }
         Listing::Read(_) => TableSeen::Other,
         Listing::Unknown => TableSeen::Unseen,
         Listing::Failed(_) => match tables() {
@@ -77,7 +81,7 @@ mod tests {
     fn a_table_that_was_flushed_is_missing_and_an_nft_that_fails_is_not() {
         let node = include_str!("../../../plan/tests/golden/init/node.json");
         let node: NodeSpec = serde_json::from_str(node).unwrap();
-        let wanted = firewall::table(&Config::default().firewall, &node, "", true);
+        let wanted = firewall::table(&Config::default().firewall, &node, &Facts::default(), true);
         let others = || Listing::Read(json!({"nftables": [{"table": {"family": "inet", "name": "filter"}}]}));
         let ours = || Listing::Read(json!({"nftables": [{"table": {"family": "inet", "name": "u7s"}}]}));
         let broken = || Listing::Failed("Operation not permitted".into());

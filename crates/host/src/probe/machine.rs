@@ -1,11 +1,12 @@
 //! Kernel, cgroups, devices, limits and texts of the machine.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::sys::utsname::uname;
-use u7s_plan::facts::{CgroupFact, Facts, ResolvConf};
+use u7s_plan::facts::{CgroupFact, Facts, ResolvConf, UnitCgroup};
 use u7s_plan::host;
 
 use super::{proc_text, text};
@@ -14,13 +15,20 @@ use crate::files;
 /// CAP_SYS_RESOURCE. Source: linux/capability.h.
 const SYS_RESOURCE: u32 = 24;
 
+/// Where systemd mounts the unified hierarchy, and nft(8) looks for it.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Slices in slices that are looked into.
+const DEPTH: usize = 8;
+
 /// Fills in what needs nobody's help.
 pub(crate) fn fill(facts: &mut Facts) {
     if let Ok(name) = uname() {
         facts.kernel = name.release().to_string_lossy().into_owned();
         facts.hostname = name.nodename().to_string_lossy().into_owned();
     }
-    facts.cgroup = cgroup(Path::new("/sys/fs/cgroup"));
+    facts.cgroup = cgroup(Path::new(CGROUPS));
+    facts.unit_cgroup = unit_cgroup(Path::new(CGROUPS), host::UNIT).filter(|_| facts.cgroup.unified);
     facts.oom_floor = has_capability(&text("/proc/1/status"), SYS_RESOURCE);
     let mode = |path: PathBuf| (files::device_mode(&path).ok().flatten(), path);
     facts.devices = host::DEVICES.map(PathBuf::from).map(mode).map(|(mode, path)| (path, mode)).into();
@@ -86,6 +94,25 @@ fn cgroup(root: &Path) -> CgroupFact {
     let unified = statfs(root).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
     let words = if unified { text(root.join("cgroup.controllers")) } else { String::new() };
     CgroupFact { unified, controllers: words.split_ascii_whitespace().map(str::to_owned).collect() }
+}
+
+/// The cgroup of a unit: its directory in one of the slices, which are systemd's own, whereas below a service it may be anybody's.
+fn unit_cgroup(root: &Path, unit: &str) -> Option<UnitCgroup> {
+    let mut slices = vec![(root.to_owned(), 0)];
+    while let Some((slice, depth)) = slices.pop() {
+        let path = slice.join(unit);
+        if let Ok(seen) = std::fs::symlink_metadata(&path)
+            && seen.is_dir()
+        {
+            let below = path.strip_prefix(root).ok()?.to_str()?.to_owned();
+            return Some(UnitCgroup { path: below, id: seen.ino() });
+        }
+        if depth < DEPTH {
+            let names = super::names(&slice).into_iter().filter(|name| name.ends_with(".slice"));
+            slices.extend(names.map(|name| (slice.join(name), depth + 1)));
+        }
+    }
+    None
 }
 
 /// Source: proc_pid_status(5), `CapBnd`, hexadecimal.
@@ -217,6 +244,19 @@ mod tests {
         assert!(has_capability("Name:\tx\nCapBnd:\t000001ffffffffff\n", SYS_RESOURCE));
         assert!(!has_capability("CapBnd:\t000001fffeffffff\n", SYS_RESOURCE));
         assert!(!has_capability("", SYS_RESOURCE));
+    }
+
+    #[test]
+    fn the_cgroup_of_the_unit_is_the_one_in_a_slice_and_not_one_that_somebody_made_elsewhere() {
+        let root = tempfile::tempdir().unwrap();
+        let made = |path: &str| std::fs::create_dir_all(root.path().join(path)).unwrap();
+        let found = || unit_cgroup(root.path(), "u7s.service").map(|cgroup| cgroup.path);
+        made("user.slice/user-1000.slice/user@1000.service/app.slice/u7s.service");
+        made("system.slice/other.service/u7s.service");
+        assert_eq!(found(), None);
+        made("system.slice/system-a.slice/u7s.service/node");
+        assert_eq!(found().as_deref(), Some("system.slice/system-a.slice/u7s.service"));
+        assert!(unit_cgroup(root.path(), "u7s.service").unwrap().id > 0);
     }
 
     #[test]

@@ -27,7 +27,7 @@ mod trial;
 mod users;
 
 pub(crate) use cluster::{api_has, api_ready, kubelet, node_known};
-pub use cluster::{configuration, stored};
+pub use cluster::{configuration, kubeconfigs, stored};
 pub use documents::{Patch, authored, document, document_of, node, patches};
 pub(crate) use machine::{Modules, read_only, sysctl};
 pub use standing::standing;

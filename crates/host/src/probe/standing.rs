@@ -12,6 +12,7 @@ use u7s_plan::health::{Certificate, ClusterSeen, Seen};
 use u7s_plan::host::{self, KUBERNETES_DIR};
 use u7s_plan::node::NodeSpec;
 
+use super::cluster::kubeconfigs;
 use super::{documents, firewall, listeners, names_that, network, systemd_facts, text};
 use crate::control::{Client, Error as ControlError, PATIENCE};
 use crate::enter::{Entry, Input, Output, Target};
@@ -23,7 +24,7 @@ use crate::programs::{self, Found};
 const API: Duration = Duration::from_secs(5);
 
 /// How long supervisor and API server may take to answer all questions together, times the configured factor.
-const ANSWERS: Duration = Duration::from_secs(30);
+const ANSWERS: Duration = Duration::from_secs(20);
 
 /// What is left until then, and a moment at least: 0 would mean without end to some.
 fn left(until: Instant) -> Duration {
@@ -50,13 +51,14 @@ pub fn standing(config: &Config) -> Result<Seen, Error> {
     let (Some(user), Some(node)) = (seen.facts.user.clone(), seen.node.clone()) else { return Ok(seen) };
     let until = Instant::now() + ANSWERS * config.timeout_factor.clamp(1, 100);
     let client = Client::new(user.uid);
+    let owns = Owner::of(&user, &node);
     match client.status() {
         Ok(status) => {
             match client.patience(PATIENCE.min(left(until))).ports() {
                 Ok(ports) => seen.ports = ports,
                 Err(error) => seen.silent = Some(error.to_string()),
             }
-            seen.stopped = stopped(&status);
+            (seen.stopped, seen.foreign) = stopped(&status, &owns);
             seen.table = firewall::table(config, &seen.facts, &node);
             seen.cluster = Some(cluster(&user, &node, (status.init_pid, until)));
             seen.status = Some(status);
@@ -67,6 +69,7 @@ pub fn standing(config: &Config) -> Result<Seen, Error> {
             seen.stopped = stopped_main(&user);
         }
     }
+    seen.facts.cluster.kubeconfigs = kubeconfigs();
     seen.certificates = certificates(&seen.facts, now);
     Ok(seen)
 }
@@ -82,25 +85,59 @@ fn found(name: &str, refused: &mut std::collections::BTreeMap<String, String>) -
     }
 }
 
-/// Those of the node's own processes that are in state T.
+/// Whose processes the node's are: its user's, and those of the subordinate ids in its map.
+struct Owner(Vec<(u32, u32)>);
+
+impl Owner {
+    fn of(user: &UserFact, node: &NodeSpec) -> Self {
+        let extents = node.uid_map.iter().map(|extent| (extent.outside, extent.count));
+        Self(extents.chain([(user.uid, 1)]).collect())
+    }
+
+    /// `None`: there is no such process.
+    fn has(&self, pid: i32) -> Option<bool> {
+        let uid = owner(pid)?;
+        Some(
+            self.0.iter().any(|(start, count)| uid.checked_sub(*start).is_some_and(|offset| offset < *count)),
+        )
+    }
+}
+
+/// The effective uid of a process.
+///
+/// Source: Linux, fs/proc/base.c, `task_dump_owner`: directories belong to it, dumpable or not.
+fn owner(pid: i32) -> Option<u32> {
+    files::stat(Path::new(&format!("/proc/{pid}"))).ok().flatten().map(|stat| stat.st_uid)
+}
+
+/// Those of the node's own processes that are in state T, and what the supervisor calls its own that is not the node's.
+///
+/// The pids are the supervisor's word: whoever owns the node could lead root to any stopped process.
 ///
 /// Source: proc_pid_stat(5), field 3.
-fn stopped(status: &Status) -> Vec<(String, i32)> {
+fn stopped(status: &Status, owns: &Owner) -> (Vec<(String, i32)>, Vec<String>) {
     let components =
         status.components.iter().filter_map(|component| Some((component.name.as_str(), component.pid?)));
     let own = [("the node's pid 1", status.init_pid)].into_iter();
     let driver = status.driver_pid.map(|pid| ("slirp4netns", pid));
     let all = own.chain(driver).chain(components);
-    all.filter(|(_, pid)| is_stopped(*pid)).map(|(name, pid)| (name.to_owned(), pid)).collect()
+    let (mut stopped, mut foreign) = (Vec::new(), Vec::new());
+    for (name, pid) in all {
+        match owns.has(pid) {
+            Some(true) if is_stopped(pid) => stopped.push((name.to_owned(), pid)),
+            Some(false) => foreign.push(name.to_owned()),
+            _ => {}
+        }
+    }
+    (stopped, foreign)
 }
 
 /// The supervisor, when it does not answer: the process of its user that has its name.
 fn stopped_main(user: &UserFact) -> Vec<(String, i32)> {
     let ours = |name: &str| {
         let Ok(pid) = name.parse::<i32>() else { return false };
-        let owner = files::stat(Path::new(&format!("/proc/{pid}"))).ok().flatten().map(|stat| stat.st_uid);
         let comm = || text(format!("/proc/{pid}/comm"));
-        owner == Some(user.uid) && comm().trim() == "u7s-supervisor" && is_stopped(pid)
+        owner(pid) == Some(user.uid) && comm().trim() == "u7s-supervisor" && is_stopped(pid)
     };
     let pids = names_that(Path::new("/proc"), &ours).into_iter().filter_map(|name| name.parse().ok());
     pids.map(|pid| ("u7s-supervisor".to_owned(), pid)).collect()

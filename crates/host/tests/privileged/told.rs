@@ -3,11 +3,11 @@
 use std::fs::{self, File};
 use std::io::{Seek, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use libtest_mimic::{Failed, Trial};
-use u7s_host::enter::{Author, Entry, Output, read_argument};
+use u7s_host::enter::{Author, Entry, Kept, Output, read_argument};
 use u7s_host::{Error, enter, probe};
 use u7s_plan::facts::UserFact;
 
@@ -26,6 +26,10 @@ pub(super) fn trials() -> Vec<Trial> {
         Trial::test("what_a_document_of_the_users_names_is_read_as_the_user", named_inside),
         Trial::test("patches_that_a_document_of_the_users_names_are_copied_as_the_user", copied_inside),
         Trial::test("a_link_in_place_of_etcd_gives_no_keys_of_roots_away", planted_etcd),
+        Trial::test(
+            "f13_nothing_but_kubeadms_files_comes_out_of_a_directory_of_certificates",
+            planted_outputs,
+        ),
     ]
 }
 
@@ -212,7 +216,7 @@ fn planted_etcd() -> Result<(), Failed> {
         let script =
             "cd \"$1\" && for file in *.key etcd/*; do test -f $file && echo $file && cat $file; done; true";
         let mut entry = Entry::on_host(ID, ID, ["/bin/sh", "-c", script, "sh", &path]);
-        entry.output_directory(4, "", &pki)?;
+        entry.output_directory(4, "", (&pki, Kept::Certificates))?;
         Ok(String::from_utf8(entry.output(Output::Capture(1000)).run()?.stdout)?)
     };
     let given = seen()?;
@@ -222,4 +226,26 @@ fn planted_etcd() -> Result<(), Failed> {
     theirs(etcd.join("server.key"), Some("his too\n"))?;
     let given = seen()?;
     check(given == "ca.key\nhis\netcd/server.key\nhis too\n", &given)
+}
+
+/// A kubeadm of the node's user's: a name that other programs of the host read, a mode that lends rights, a pipe.
+fn planted_outputs() -> Result<(), Failed> {
+    let (place, _shared) = (place()?, Shared::new()?);
+    let target = place.at("kept/conf.d");
+    fs::create_dir(&target)?;
+    let run = |script: &str| {
+        let path = target.display().to_string();
+        let mut entry = Entry::on_host(ID, ID, ["/bin/sh", "-c", script, "sh", &path]);
+        entry.output_directory(4, "", (&target, Kept::Certificates))?;
+        entry.output(Output::Capture(1000)).run()
+    };
+    run(
+        "cd \"$1\"; echo evil > 00-evil.conf; echo evil > evil.crt; echo evil > admin.conf; mkdir etcd; echo c > ca.crt; \
+         echo k > etcd/ca.key; chmod 6777 *.conf *.crt etcd/ca.key",
+    )?;
+    let mode = |name: &str| fs::metadata(target.join(name)).map(|seen| seen.mode() & 0o7777).ok();
+    check((mode("ca.crt"), mode("etcd/ca.key")) == (Some(0o644), Some(0o600)), "kubeadm's modes")?;
+    let mut names: Vec<_> = fs::read_dir(&target)?.flatten().map(|entry| entry.file_name()).collect();
+    names.sort();
+    check(names == ["ca.crt", "etcd"], &format!("{names:?}"))
 }

@@ -7,10 +7,12 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch as observed;
@@ -20,13 +22,25 @@ use u7s_plan::node::Forward;
 use u7s_sys::channel;
 
 use super::Listeners;
+use super::listen::abort;
 use super::local::HostAddresses;
-use super::message::{Opening, Order, Report};
+use super::message::{Count, Opening, Order, Report};
 use super::ports::{Accepted, Ports, watch};
+use super::shares::{Credit, reserve};
 use crate::Error;
 
 /// For so long it is not said again that the forwarder is full.
 const FULL_AGAIN: Duration = Duration::from_secs(10);
+
+/// While clients wait and there is no room, the inner half is asked for some again after this, if connections have ended
+/// since it was asked.
+const ROOM_AGAIN: Duration = Duration::from_millis(100);
+
+/// The same if none has ended: it may be about to end some.
+const ROOM_UNHEARD: Duration = Duration::from_secs(1);
+
+/// How many idle connections it is asked to close at a time.
+const ROOM: u16 = 64;
 
 /// Accepts on all listeners and passes each connection, and each socket for datagrams, to the attached inner half.
 ///
@@ -37,6 +51,8 @@ pub struct Acceptor {
     ports: Ports,
     links: observed::Sender<Option<Arc<Link>>>,
     account: Mutex<Account>,
+    /// Connections and datagrams that were refused for their source address.
+    refused: AtomicU64,
 }
 
 impl Acceptor {
@@ -46,7 +62,19 @@ impl Acceptor {
     /// [`Error::Watch`]: epoll refused a listener (`fs.epoll.max_user_watches`).
     pub fn new(listeners: Listeners) -> Result<Self, Error> {
         let ports = Ports::new(listeners)?;
-        Ok(Self { ports, links: observed::Sender::new(None), account: Mutex::default() })
+        Ok(Self {
+            ports,
+            links: observed::Sender::new(None),
+            account: Mutex::default(),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    /// From now on takes nothing from clients in these networks, unless they are the host itself.
+    ///
+    /// Networks of the inside: inside, such a client would be a pod, a service or the node, whoever sent the packet.
+    pub fn refuse(&self, networks: &[Ipv4Net]) {
+        self.ports.refuse(networks);
     }
 
     /// The forwards that are open, sorted.
@@ -84,7 +112,8 @@ impl Acceptor {
     #[must_use]
     pub fn connections(&self) -> Connections {
         let account = self.account();
-        Connections { open: account.open.into(), limit: account.capacity.into() }
+        let open = account.open.all().into();
+        Connections { open, limit: account.capacity.into(), refused: self.refused.load(Relaxed) }
     }
 
     /// Serves for ever. Dropping the future loses at most the connections that wait for an inner half.
@@ -109,22 +138,26 @@ impl Acceptor {
     async fn serve(&self, link: &Link, desk: &mut Desk) -> Error {
         loop {
             let credit = self.credit();
-            let may_accept = desk.pending.is_empty() && desk.paused_until.is_none() && credit > 0;
-            let handed = &desk.pending[..desk.pending.len().min(credit)];
+            let room = credit.of(true);
+            let may_accept = desk.pending.is_empty() && desk.paused_until.is_none() && room > 0;
+            let handed = &desk.pending[..desk.pending.len().min(room)];
             let failed = tokio::select! {
                 biased;
-                report = link.receive() => report.and_then(|report| self.book(report)),
+                report = link.receive() => {
+                    report.and_then(|report| { desk.asked.hear(report); self.book(report) })
+                }
                 told = self.tell(link) => told,
                 sent = link.send(handed), if !handed.is_empty() => {
                     let count = handed.len();
-                    sent.map(|()| { desk.pending.drain(..count); self.spend(count); })
+                    sent.map(|()| self.spend(desk.pending.drain(..count)))
                 }
+                asked = self.ask_for_room(link, credit, &mut desk.asked), if credit.is_short() => asked,
                 () = sleep_until(desk.paused_until), if desk.paused_until.is_some() => {
                     desk.paused_until = None;
                     Ok(())
                 }
-                accepted = self.accept(&mut desk.first, credit.min(Order::MOST)), if may_accept => {
-                    accepted.into_iter().for_each(|accepted| desk.take(accepted));
+                accepted = self.accept(&mut desk.first, credit), if may_accept => {
+                    accepted.into_iter().for_each(|accepted| self.take(desk, accepted));
                     Ok(())
                 }
             };
@@ -134,8 +167,9 @@ impl Acceptor {
         }
     }
 
-    /// The next connections of any listeners, at most `most`; the one after the last that had one is asked first.
-    async fn accept(&self, first: &mut usize, most: usize) -> Vec<Accepted> {
+    /// The next connections of any listeners that have credit, a packet at most; the one after the last that had one is
+    /// asked first.
+    async fn accept(&self, first: &mut usize, credit: Credit) -> Vec<Accepted> {
         let mut changed = pin!(self.ports.changed());
         poll_fn(|context| {
             // Listeners that came meanwhile have to be asked, too, so that they wake this task.
@@ -143,10 +177,12 @@ impl Acceptor {
                 changed.set(self.ports.changed());
             }
             let mut taken = Vec::new();
-            while taken.len() < most
-                && let Poll::Ready(accepted) = self.ports.poll_accept(first, context)
+            let mut left = credit;
+            while taken.len() < Order::MOST
+                && let Poll::Ready(accepted) = self.ports.poll_accept(first, left, context)
             {
-                let last = accepted.1.is_err();
+                let last = accepted.outcome.is_err();
+                left.spend(accepted.own);
                 taken.push(accepted);
                 if last {
                     break;
@@ -155,6 +191,38 @@ impl Acceptor {
             if taken.is_empty() { Poll::Pending } else { Poll::Ready(taken) }
         })
         .await
+    }
+
+    fn take(&self, desk: &mut Desk, accepted: Accepted) {
+        let Accepted { forward, own, outcome } = accepted;
+        let port = forward.port;
+        match outcome {
+            Ok((client, SocketAddr::V4(peer))) => {
+                if std::mem::take(&mut desk.pause) > Duration::ZERO {
+                    tracing::info!("connections are accepted again");
+                }
+                let from_host = match local_address(&forward, &client) {
+                    Some(local) => desk.host.contain(*peer.ip(), local),
+                    None => false,
+                };
+                if !from_host && self.ports.refuses(*peer.ip()) {
+                    abort(&client);
+                    self.count_refused(1, Some(*peer.ip()));
+                    return;
+                }
+                desk.pending.push((client, Opening { port, peer, from_host, own }));
+            }
+            // An IPv4 listener has no other peers.
+            Ok((_, SocketAddr::V6(_))) => {}
+            Err(error) if concerns_one_client(&error) => {
+                tracing::debug!(
+                    port,
+                    error = &error as &dyn std::error::Error,
+                    "a client went before it was accepted"
+                );
+            }
+            Err(error) => desk.pause(port, &error),
+        }
     }
 
     /// Tells the inner half of one socket for datagrams that was opened or closed.
@@ -167,20 +235,48 @@ impl Acceptor {
         link.send_by(|channel| self.ports.tell_one(channel)).await
     }
 
-    /// How many connections the inner half has room for.
-    fn credit(&self) -> usize {
-        let account = self.account();
-        usize::try_from(account.capacity.saturating_sub(account.open)).unwrap_or(usize::MAX)
+    /// Asks the inner half to close idle connections for the clients that wait; never ends while none do.
+    async fn ask_for_room(&self, link: &Link, credit: Credit, asked: &mut Asked) -> Result<(), Error> {
+        loop {
+            sleep_until(asked.again()).await;
+            *asked = Asked { at: Some(Instant::now()), answered: true };
+            if self.ports.has_waiting(credit) {
+                asked.answered = false;
+                let order = Order::MakeRoom(ROOM).encode();
+                return link.send_by(|channel| channel::send(channel, &order, &[])).await;
+            }
+        }
     }
 
-    fn spend(&self, count: usize) {
+    /// How many connections the inner half has room for.
+    fn credit(&self) -> Credit {
+        let account = self.account();
+        Credit::left(account.capacity, account.open)
+    }
+
+    fn spend(&self, handed: impl Iterator<Item = (TcpStream, Opening)>) {
         let mut account = self.account();
-        account.open = account.open.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        for (_, opening) in handed {
+            let open = account.open.of(opening.own);
+            *open = open.saturating_add(1);
+        }
         let lately = account.full_at.is_some_and(|at| at.elapsed() < FULL_AGAIN);
-        if account.open >= account.capacity && !account.said_full && !lately {
+        let short = Credit::left(account.capacity, account.open).is_short();
+        if short && !account.said_full && !lately {
             account.said_full = true;
             account.full_at = Some(Instant::now());
-            tracing::warn!(limit = account.capacity, "the port forwarder is full, new connections wait");
+            let (limit, kept) = (account.capacity, reserve(account.capacity));
+            tracing::warn!(limit, kept, "the port forwarder is full, new connections wait");
+        }
+    }
+
+    /// Refused ones are counted, and said in powers of ten: a flood of them must not become a flood of lines.
+    fn count_refused(&self, count: u32, peer: Option<Ipv4Addr>) {
+        let before = self.refused.fetch_add(count.into(), Relaxed);
+        let refused = before.saturating_add(count.into());
+        if before.checked_ilog10() != refused.checked_ilog10() {
+            let peer = peer.map(tracing::field::display);
+            tracing::warn!(refused, peer, "clients with addresses of the inside were refused");
         }
     }
 
@@ -196,14 +292,19 @@ impl Acceptor {
                 account.capacity = capacity;
                 tracing::info!(limit = capacity, "port forwarder is ready, connections at most");
             }
-            Report::Ended(count) => account.open = account.open.saturating_sub(count),
+            Report::Ended(Count { own, other }) => {
+                let open = account.open;
+                account.open =
+                    Count { own: open.own.saturating_sub(own), other: open.other.saturating_sub(other) };
+            }
             Report::Dropped => self.ports.dropped(),
+            Report::Refused(count) => self.count_refused(count, None),
         }
         // A quarter must be free before it is said: at the limit connections come and go all the time, many at once.
-        if account.said_full && account.capacity.saturating_sub(account.open) >= (account.capacity / 4).max(1)
-        {
+        let open = account.open.all();
+        if account.said_full && account.capacity.saturating_sub(open) >= (account.capacity / 4).max(1) {
             account.said_full = false;
-            tracing::info!(open = account.open, "the port forwarder accepts connections again");
+            tracing::info!(open, "the port forwarder accepts connections again");
         }
         Ok(())
     }
@@ -214,7 +315,7 @@ impl Acceptor {
             attached.take_if(|attached| Arc::ptr_eq(attached, link));
             false
         });
-        let lost = std::mem::take(&mut *self.account()).open;
+        let lost = std::mem::take(&mut *self.account()).open.all();
         tracing::warn!(
             error = error as &dyn std::error::Error,
             lost,
@@ -231,7 +332,7 @@ impl Acceptor {
 #[derive(Debug, Default)]
 struct Account {
     capacity: u32,
-    open: u32,
+    open: Count,
     /// That it is full was said, that it is not any more was not.
     said_full: bool,
     /// When it was said last.
@@ -247,38 +348,33 @@ struct Desk {
     paused_until: Option<Instant>,
     /// How long the last pause was; zero when the last accept succeeded.
     pause: Duration,
+    asked: Asked,
     /// The listener that is asked first.
     first: usize,
     host: HostAddresses,
 }
 
-impl Desk {
-    fn take(&mut self, (forward, accepted): Accepted) {
-        let port = forward.port;
-        match accepted {
-            Ok((client, SocketAddr::V4(peer))) => {
-                if std::mem::take(&mut self.pause) > Duration::ZERO {
-                    tracing::info!("connections are accepted again");
-                }
-                let from_host = match local_address(&forward, &client) {
-                    Some(local) => self.host.contain(*peer.ip(), local),
-                    None => false,
-                };
-                self.pending.push((client, Opening { port, peer, from_host }));
-            }
-            // An IPv4 listener has no other peers.
-            Ok((_, SocketAddr::V6(_))) => {}
-            Err(error) if concerns_one_client(&error) => {
-                tracing::debug!(
-                    port,
-                    error = &error as &dyn std::error::Error,
-                    "a client went before it was accepted"
-                );
-            }
-            Err(error) => self.pause(port, &error),
-        }
+/// When the inner half was asked for room.
+#[derive(Debug, Default)]
+struct Asked {
+    /// When clients were looked for last.
+    at: Option<Instant>,
+    /// None waited then, or connections have ended since.
+    answered: bool,
+}
+
+impl Asked {
+    fn again(&self) -> Option<Instant> {
+        let pause = if self.answered { ROOM_AGAIN } else { ROOM_UNHEARD };
+        self.at.map(|at| at + pause)
     }
 
+    fn hear(&mut self, report: Report) {
+        self.answered |= matches!(report, Report::Ended(_));
+    }
+}
+
+impl Desk {
     /// No descriptor or memory is left, here or in the whole system: waiting is all that helps.
     fn pause(&mut self, port: u16, error: &io::Error) {
         const FIRST: Duration = Duration::from_millis(50);

@@ -1,16 +1,17 @@
 //! Sockets of the host: bound before the namespace exists and before a runtime runs, or later, on demand.
 
-use std::net::{SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::libc::linger;
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrIn, bind as bind_socket, listen,
     setsockopt, shutdown, socket, sockopt,
 };
 use u7s_plan::node::{Forward, Protocol};
 
-use super::owner;
+use super::owner::{self, Owner};
 use crate::Error;
 
 /// Connections that may wait in the kernel while the acceptor does not accept; `net.core.somaxconn` caps it.
@@ -43,7 +44,7 @@ pub(super) enum Socket {
 /// [`Error::PortTaken`] names the owner as far as this process may see it; [`Error::LowPort`]; [`Error::Listen`] is any
 /// other cause.
 pub fn bind(forwards: &[Forward]) -> Result<Listeners, Error> {
-    let open = forwards.iter().map(|forward| Ok((*forward, open(forward)?)));
+    let open = forwards.iter().map(|forward| Ok((*forward, open(forward).map_err(named)?)));
     Ok(Listeners { open: open.collect::<Result<_, Error>>()?, reserved: Vec::new() })
 }
 
@@ -67,6 +68,7 @@ impl Listeners {
                 Err(errno) => errors.push(explain(forward, errno)),
             }
         }
+        name_owners(errors.iter_mut());
         errors
     }
 }
@@ -74,7 +76,8 @@ impl Listeners {
 /// Binds one forward's port and opens it to clients.
 ///
 /// # Errors
-/// As [`bind`].
+/// As [`bind`], but an owner is not named: that takes a look at all processes, and one does for all ports
+/// ([`name_owners`]).
 pub(super) fn open(forward: &Forward) -> Result<Socket, Error> {
     bound(forward).and_then(|socket| unlock(forward, socket)).map_err(|errno| explain(forward, errno))
 }
@@ -134,10 +137,35 @@ pub(super) fn tune(socket: &impl AsFd) -> Result<(), Errno> {
     setsockopt(socket, sockopt::TcpKeepCount, &9)
 }
 
+/// Makes the coming close of a socket send RST.
+///
+/// On failure the peer sees FIN in its place, which is the best that is left.
+pub(super) fn abort(socket: &TcpStream) {
+    let _ = setsockopt(socket, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 });
+}
+
+/// Puts the owners into the errors that tell of a taken port.
+pub(super) fn name_owners<'a>(errors: impl Iterator<Item = &'a mut Error>) {
+    let (forwards, owners): (Vec<Forward>, Vec<&mut Owner>) = errors
+        .filter_map(|error| match error {
+            Error::PortTaken { forward, owner } => Some((*forward, owner)),
+            _ => None,
+        })
+        .unzip();
+    if !forwards.is_empty() {
+        owners.into_iter().zip(owner::of(&forwards)).for_each(|(named, owner)| *named = owner);
+    }
+}
+
+fn named(mut error: Error) -> Error {
+    name_owners(std::iter::once(&mut error));
+    error
+}
+
 fn explain(forward: &Forward, errno: Errno) -> Error {
     let forward = *forward;
     match errno {
-        Errno::EADDRINUSE => Error::PortTaken { forward, owner: owner::of(&forward) },
+        Errno::EADDRINUSE => Error::PortTaken { forward, owner: Owner::default() },
         Errno::EACCES if forward.port < first_port() => Error::LowPort { forward, first: first_port() },
         source => Error::Listen { forward, source },
     }
@@ -153,7 +181,7 @@ fn first_port() -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpStream};
+    use std::net::Ipv4Addr;
 
     use super::*;
 

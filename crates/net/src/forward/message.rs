@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use ipnet::Ipv4Net;
+
 use crate::Error;
 
 /// Host to inside.
@@ -13,6 +15,10 @@ pub(super) enum Order {
     Carry(SocketAddrV4),
     /// Close the socket that is bound to this address, and say so.
     Drop(SocketAddrV4),
+    /// Take no datagrams of clients in this network; said before the first [`Order::Carry`].
+    Refuse(Ipv4Net),
+    /// Clients wait and there is no room: close as many idle connections, if there are any.
+    MakeRoom(u16),
 }
 
 /// An accepted connection.
@@ -24,6 +30,8 @@ pub(super) struct Opening {
     pub(super) peer: SocketAddrV4,
     /// The client is the host itself: it comes from the gateway's address.
     pub(super) from_host: bool,
+    /// The port is one of the node's own, for which room is kept.
+    pub(super) own: bool,
 }
 
 impl Order {
@@ -34,15 +42,17 @@ impl Order {
     pub(super) const MOST: usize = u7s_sys::channel::MAX_DESCRIPTORS;
 
     pub(super) fn encode(self) -> [u8; Self::BYTES] {
-        let (kind, address, port) = match self {
-            Self::Connect(Opening { port, peer, from_host }) => (u8::from(from_host), peer, port),
-            Self::Carry(bound) => (2, bound, 0),
-            Self::Drop(bound) => (3, bound, 0),
+        let (kind, address, port, own) = match self {
+            Self::Connect(Opening { port, peer, from_host, own }) => (u8::from(from_host), peer, port, own),
+            Self::Carry(bound) => (2, bound, 0, false),
+            Self::Drop(bound) => (3, bound, 0, false),
+            Self::Refuse(net) => (4, SocketAddrV4::new(net.network(), net.prefix_len().into()), 0, false),
+            Self::MakeRoom(count) => (5, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, count), 0, false),
         };
         let [a, b, c, d] = address.ip().octets();
         let [high, low] = address.port().to_be_bytes();
         let [port_high, port_low] = port.to_be_bytes();
-        [kind, a, b, c, d, high, low, port_high, port_low, 0]
+        [kind, a, b, c, d, high, low, port_high, port_low, own.into()]
     }
 
     /// The orders of a packet; their descriptors come in the same order.
@@ -60,13 +70,21 @@ impl Order {
     /// [`Error::Message`].
     fn decode(packet: &[u8]) -> Result<Self, Error> {
         let malformed = Error::Message { bytes: packet.len() };
-        let &[kind, a, b, c, d, high, low, port_high, port_low, 0] = packet else { return Err(malformed) };
+        let &[kind, a, b, c, d, high, low, port_high, port_low, own @ (0 | 1)] = packet else {
+            return Err(malformed);
+        };
         let address = SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([high, low]));
         let port = u16::from_be_bytes([port_high, port_low]);
         match kind {
-            0 | 1 => Ok(Self::Connect(Opening { port, peer: address, from_host: kind == 1 })),
+            0 | 1 => Ok(Self::Connect(Opening { port, peer: address, from_host: kind == 1, own: own == 1 })),
             2 => Ok(Self::Carry(address)),
             3 => Ok(Self::Drop(address)),
+            4 => {
+                let prefix =
+                    u8::try_from(address.port()).map_err(|_| Error::Message { bytes: packet.len() })?;
+                Ipv4Net::new(*address.ip(), prefix).map(Self::Refuse).map_err(|_| malformed)
+            }
+            5 => Ok(Self::MakeRoom(address.port())),
             _ => Err(malformed),
         }
     }
@@ -77,34 +95,62 @@ impl Order {
 pub(super) enum Report {
     /// First word: how many connections the inner half can carry at a time.
     Capacity(u32),
-    /// That many connections have ended.
-    Ended(u32),
+    /// So many connections have ended.
+    Ended(Count),
     /// The oldest [`Order::Drop`] that was not answered yet is done.
     Dropped,
+    /// So many datagrams came from where no client is.
+    Refused(u32),
+}
+
+/// Connections by what they came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Count {
+    /// To the node's own ports.
+    pub(super) own: u32,
+    /// To all others.
+    pub(super) other: u32,
+}
+
+impl Count {
+    pub(super) fn all(self) -> u32 {
+        self.own.saturating_add(self.other)
+    }
+
+    /// The number of one kind.
+    pub(super) fn of(&mut self, own: bool) -> &mut u32 {
+        if own { &mut self.own } else { &mut self.other }
+    }
 }
 
 impl Report {
     /// Length of the packet.
-    pub(super) const BYTES: usize = 5;
+    pub(super) const BYTES: usize = 9;
 
     pub(super) fn encode(self) -> [u8; Self::BYTES] {
-        let (kind, count) = match self {
-            Self::Capacity(count) => (0, count),
-            Self::Ended(count) => (1, count),
-            Self::Dropped => (2, 0),
+        let (kind, first, second) = match self {
+            Self::Capacity(count) => (0, count, 0),
+            Self::Ended(Count { own, other }) => (1, own, other),
+            Self::Dropped => (2, 0, 0),
+            Self::Refused(count) => (3, count, 0),
         };
-        let [a, b, c, d] = count.to_be_bytes();
-        [kind, a, b, c, d]
+        let mut packet = [kind; Self::BYTES];
+        packet[1..5].copy_from_slice(&first.to_be_bytes());
+        packet[5..].copy_from_slice(&second.to_be_bytes());
+        packet
     }
 
     /// # Errors
     /// [`Error::Message`].
     pub(super) fn decode(packet: &[u8]) -> Result<Self, Error> {
-        match *packet {
-            [0, a, b, c, d] => Ok(Self::Capacity(u32::from_be_bytes([a, b, c, d]))),
-            [1, a, b, c, d] => Ok(Self::Ended(u32::from_be_bytes([a, b, c, d]))),
-            [2, 0, 0, 0, 0] => Ok(Self::Dropped),
-            _ => Err(Error::Message { bytes: packet.len() }),
+        let malformed = Error::Message { bytes: packet.len() };
+        let &[kind, a, b, c, d, e, f, g, h] = packet else { return Err(malformed) };
+        match (kind, u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])) {
+            (0, count, 0) => Ok(Self::Capacity(count)),
+            (1, own, other) => Ok(Self::Ended(Count { own, other })),
+            (2, 0, 0) => Ok(Self::Dropped),
+            (3, count, 0) => Ok(Self::Refused(count)),
+            _ => Err(malformed),
         }
     }
 }
@@ -116,20 +162,37 @@ mod tests {
     #[test]
     fn messages_survive_the_channel() {
         let peer = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 7), 40001);
-        let connect = |from_host| Order::Connect(Opening { port: 6443, peer, from_host });
-        let orders = [connect(false), connect(true), Order::Carry(peer), Order::Drop(peer)];
+        let connect = |from_host, own| Order::Connect(Opening { port: 6443, peer, from_host, own });
+        let orders = [
+            connect(false, false),
+            connect(true, false),
+            connect(false, true),
+            Order::Carry(peer),
+            Order::Drop(peer),
+            Order::Refuse("10.244.0.0/16".parse().unwrap()),
+            Order::MakeRoom(64),
+        ];
         for order in orders {
             assert_eq!(Order::decode_all(&order.encode()).unwrap(), [order]);
         }
         assert_eq!(Order::decode_all(&orders.map(Order::encode).concat()).unwrap(), orders);
-        for report in [Report::Capacity(524_000), Report::Ended(3), Report::Dropped] {
+        let ended = Report::Ended(Count { own: 3, other: 70_000 });
+        for report in [Report::Capacity(524_000), ended, Report::Dropped, Report::Refused(9)] {
             assert_eq!(Report::decode(&report.encode()).unwrap(), report);
         }
     }
 
     #[test]
     fn anything_else_is_refused() {
-        for packet in [&[][..], &[3, 0, 0, 0, 0], &[2, 0, 0, 0, 1], &[0; 4], &[0; 6]] {
+        for packet in [
+            &[][..],
+            &[4, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[2, 0, 0, 0, 1, 0, 0, 0, 0],
+            &[0, 0, 0, 0, 1, 0, 0, 0, 1],
+            &[0; 5],
+            &[0; 8],
+            &[0; 10],
+        ] {
             assert!(Report::decode(packet).is_err(), "{packet:?}");
         }
         for packet in [
@@ -137,8 +200,10 @@ mod tests {
             &[0; 9],
             &[0; 11],
             &[0; 29],
-            &[4, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+            &[6, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[0, 0, 0, 0, 0, 0, 0, 0, 0, 2],
+            &[4, 10, 0, 0, 0, 0, 33, 0, 0, 0],
+            &[4, 10, 0, 0, 0, 1, 8, 0, 0, 0],
         ] {
             assert!(Order::decode_all(packet).is_err(), "{packet:?}");
         }

@@ -13,6 +13,10 @@
 //! Sockets for datagrams are handed over as they are, to another thread of the same process that carries whole packets. Ports come and
 //! go while all this runs ([`Acceptor::set_forwards`]).
 //!
+//! **Room.** A descriptor limit bounds the connections: some room is kept for the node's own ports, no address has more than its part ([`shares`]), and when
+//! clients wait all the same, those who have the most lose what was silent the longest. Clients whose address belongs inside are turned away
+//! ([`Acceptor::refuse`]).
+//!
 //! **Source addresses.** A socket bound to a foreign address (IP_TRANSPARENT) is not enough: the answers would leave by
 //! tap0. All packets of such a connection carry [`STREAM_MARK`], and a rule sends what is marked to [`STREAM_TABLE`],
 //! which delivers everything locally. [`SYSCTLS`] let the accepting side take the mark over. How the mark comes to the
@@ -26,10 +30,11 @@ mod local;
 mod message;
 mod owner;
 mod ports;
+mod shares;
 
 pub use acceptor::Acceptor;
 pub use listen::{Listeners, bind};
-pub use owner::Owner;
+pub use owner::{Listening, Owner, listening};
 pub use u7s_plan::forwarding::{DATAGRAM_MARK, DATAGRAM_TABLE, MARKS, STREAM_MARK, STREAM_TABLE, TUN, VXLAN};
 
 /// Sysctls that the inner half needs, keys below /proc/sys, written inside before it starts.

@@ -2,6 +2,7 @@
 //!
 //! `/proc/net` is the network namespace of the process' first thread; ours is asked for in its place.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -32,20 +33,89 @@ impl fmt::Display for Owner {
     }
 }
 
-/// The owner of the socket that keeps `address:port` from being bound.
-pub(super) fn of(forward: &Forward) -> Owner {
-    let (tables, state) = match forward.protocol {
-        Protocol::Tcp => (["tcp", "tcp6"], LISTEN),
-        Protocol::Udp => (["udp", "udp6"], UNCONNECTED),
+/// The owners of the sockets that keep these ports from being bound, in the same order.
+///
+/// One look at the tables and at all processes, however many ports there are.
+pub(super) fn of(forwards: &[Forward]) -> Vec<Owner> {
+    let all = listening();
+    let sockets: Vec<Option<&Socket>> = forwards.iter().map(|forward| all.find(forward)).collect();
+    let holders = holders(sockets.iter().flatten().map(|socket| socket.inode).collect());
+    let owner = |socket: Option<&Socket>| {
+        let process = socket.and_then(|socket| holders.get(&socket.inode).copied()).map(named);
+        Owner { uid: socket.map(|socket| socket.uid), process }
     };
-    let table = |name: &str| bounded_text(format!("/proc/thread-self/net/{name}"));
-    let found = tables.iter().find_map(|name| find(&table(name), state, forward.address, forward.port));
-    let Some(socket) = found else { return Owner::default() };
-    Owner { uid: Some(socket.uid), process: holder(socket.inode) }
+    sockets.into_iter().map(owner).collect()
 }
 
-#[derive(Debug, PartialEq, Eq)]
+/// Ports of this host that programs listen on, as of some moment.
+#[derive(Debug, Clone, Default)]
+pub struct Listening {
+    /// By protocol and port.
+    sockets: BTreeMap<(Protocol, u16), Vec<Socket>>,
+}
+
+/// What programs of this network namespace listen on now; for datagrams: what takes them from anybody.
+#[must_use]
+pub fn listening() -> Listening {
+    let mut listening = Listening::default();
+    for (protocol, tables, state) in
+        [(Protocol::Tcp, ["tcp", "tcp6"], LISTEN), (Protocol::Udp, ["udp", "udp6"], UNCONNECTED)]
+    {
+        for table in tables {
+            listening.read(protocol, state, &bounded_text(format!("/proc/thread-self/net/{table}")));
+        }
+    }
+    listening
+}
+
+impl Listening {
+    /// The same without what `ours` has open.
+    #[must_use]
+    pub fn without(mut self, ours: &BTreeSet<Forward>) -> Self {
+        for forward in ours {
+            if let Some(sockets) = self.sockets.get_mut(&(forward.protocol, forward.port)) {
+                sockets.retain(|socket| socket.bound != forward.address);
+            }
+        }
+        self
+    }
+
+    /// The uid of a listener that would keep this port from being bound.
+    #[must_use]
+    pub fn holder(&self, forward: &Forward) -> Option<u32> {
+        self.find(forward).map(|socket| socket.uid)
+    }
+
+    /// Forgets who has this port.
+    pub fn forget(&mut self, forward: &Forward) {
+        self.sockets.remove(&(forward.protocol, forward.port));
+    }
+
+    fn find(&self, forward: &Forward) -> Option<&Socket> {
+        let sockets = self.sockets.get(&(forward.protocol, forward.port))?;
+        sockets.iter().find(|socket| collides(socket.bound, forward.address))
+    }
+
+    /// Takes the sockets of a table that are in this state.
+    ///
+    /// Source: Documentation/networking/proc_net_tcp.rst.
+    fn read(&mut self, protocol: Protocol, state: &str, table: &str) {
+        let socket = |line: &str| {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            let (bound, port) = fields.get(1)?.split_once(':')?;
+            let port = u16::from_str_radix(port, 16).ok()?;
+            let (uid, inode) = (fields.get(7)?.parse().ok()?, fields.get(9)?.parse().ok()?);
+            (*fields.get(3)? == state).then_some((port, Socket { bound: ipv4(bound)?, uid, inode }))
+        };
+        for (port, socket) in table.lines().skip(1).filter_map(socket) {
+            self.sockets.entry((protocol, port)).or_default().push(socket);
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Socket {
+    bound: Ipv4Addr,
     uid: u32,
     inode: u64,
 }
@@ -55,21 +125,6 @@ const LISTEN: &str = "0A";
 
 /// State of a UDP socket that takes packets from anybody.
 const UNCONNECTED: &str = "07";
-
-/// The first socket in `table` in this state that collides with `address:port`.
-///
-/// Source: Documentation/networking/proc_net_tcp.rst.
-fn find(table: &str, state: &str, address: Ipv4Addr, port: u16) -> Option<Socket> {
-    table.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let (bound, bound_port) = fields.get(1)?.split_once(':')?;
-        let same_port = u16::from_str_radix(bound_port, 16).ok()? == port;
-        if *fields.get(3)? != state || !same_port || !collides(ipv4(bound)?, address) {
-            return None;
-        }
-        Some(Socket { uid: fields.get(7)?.parse().ok()?, inode: fields.get(9)?.parse().ok()? })
-    })
-}
 
 fn collides(bound: Ipv4Addr, wanted: Ipv4Addr) -> bool {
     bound == wanted || bound.is_unspecified() || wanted.is_unspecified()
@@ -89,24 +144,38 @@ fn ipv4(hexadecimal: &str) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::from(u32::from_str_radix(word, 16).ok()?.to_ne_bytes()))
 }
 
-/// The process with the lowest pid that has the socket open; processes that we may not look into are skipped.
-fn holder(inode: u64) -> Option<(i32, String)> {
-    let link = format!("socket:[{inode}]");
-    let mut pids: Vec<i32> = std::fs::read_dir("/proc")
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
+/// For each of these sockets the process with the lowest pid that has it open; processes that we may not look into are
+/// skipped.
+fn holders(mut wanted: HashSet<u64>) -> HashMap<u64, i32> {
+    let mut found = HashMap::new();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return found };
+    let mut pids: Vec<i32> =
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
-    let pid = pids.into_iter().find(|pid| holds(*pid, &link))?;
-    let name = bounded_text(format!("/proc/{pid}/comm"));
-    Some((pid, name.trim_end().escape_debug().to_string()))
+    for pid in pids {
+        if wanted.is_empty() {
+            break;
+        }
+        for inode in sockets_of(pid) {
+            if wanted.remove(&inode) {
+                found.insert(inode, pid);
+            }
+        }
+    }
+    found
 }
 
-fn holds(pid: i32, link: &str) -> bool {
-    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    descriptors
-        .flatten()
-        .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == link))
+fn sockets_of(pid: i32) -> impl Iterator<Item = u64> {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    descriptors.filter_map(|entry| {
+        let target = std::fs::read_link(entry.path()).ok()?;
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    })
+}
+
+fn named(pid: i32) -> (i32, String) {
+    let name = bounded_text(format!("/proc/{pid}/comm"));
+    (pid, name.trim_end().escape_debug().to_string())
 }
 
 /// The text of a file of /proc, cut at [`MAX_TABLE_BYTES`]; empty if it cannot be read: the owner is then unknown,
@@ -152,9 +221,26 @@ mod tests {
             ("garbage\n: : :\n", lo, 1, None),
         ];
         for (table, address, port, expected) in cases {
-            let expected = expected.map(|(uid, inode)| Socket { uid, inode });
-            assert_eq!(find(table, LISTEN, address, port), expected, "{address}:{port}");
+            let mut listening = Listening::default();
+            listening.read(Protocol::Tcp, LISTEN, table);
+            let found = listening.find(&Forward { protocol: Protocol::Tcp, address, port });
+            assert_eq!(found.map(|socket| (socket.uid, socket.inode)), expected, "{address}:{port}");
         }
+    }
+
+    #[test]
+    fn one_look_names_the_owners_of_many_ports() {
+        let bind = |_| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let taken: Vec<_> = (0..50).map(bind).collect();
+        let forward = |listener: &std::net::TcpListener| Forward {
+            protocol: Protocol::Tcp,
+            address: Ipv4Addr::LOCALHOST,
+            port: listener.local_addr().unwrap().port(),
+        };
+        let owners = of(&taken.iter().map(forward).collect::<Vec<_>>());
+        let me = i32::try_from(std::process::id()).unwrap();
+        assert!(owners.iter().all(|owner| owner.process.as_ref().is_some_and(|(pid, _)| *pid == me)));
+        assert_eq!(owners.len(), taken.len());
     }
 
     #[test]

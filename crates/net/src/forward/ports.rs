@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use ipnet::Ipv4Net;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -17,10 +19,19 @@ use u7s_sys::channel;
 use super::Listeners;
 use super::listen::{self, Socket};
 use super::message::Order;
+use super::shares::Credit;
 use crate::Error;
 
-/// What came of an accept: the open port and the connection with its peer.
-pub(super) type Accepted = (Forward, io::Result<(TcpStream, SocketAddr)>);
+/// What came of an accept.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    /// The open port.
+    pub(super) forward: Forward,
+    /// It is one of the node's own.
+    pub(super) own: bool,
+    /// The connection and its peer.
+    pub(super) outcome: io::Result<(TcpStream, SocketAddr)>,
+}
 
 /// Open ports, and what the inner half has still to be told of them.
 #[derive(Debug)]
@@ -32,7 +43,7 @@ pub(super) struct Ports {
 
 #[derive(Debug, Default)]
 struct State {
-    streams: Vec<(Forward, AsyncFd<TcpListener>)>,
+    streams: Vec<Stream>,
     datagrams: BTreeMap<Forward, UdpSocket>,
     /// Low ports, bound for good.
     reserved: BTreeMap<Forward, OwnedFd>,
@@ -40,10 +51,23 @@ struct State {
     dropping: VecDeque<(Forward, UdpSocket)>,
     /// What the inner half has to be told, in this order.
     news: VecDeque<News>,
+    /// What was open from the beginning: ports of the node itself.
+    own: BTreeSet<Forward>,
+    /// Where no client is.
+    refused: Vec<Ipv4Net>,
+}
+
+/// A listener.
+#[derive(Debug)]
+struct Stream {
+    forward: Forward,
+    own: bool,
+    listener: AsyncFd<TcpListener>,
 }
 
 #[derive(Debug)]
 enum News {
+    Refuse(Ipv4Net),
     Carry(Forward),
     Drop(Forward),
 }
@@ -52,7 +76,9 @@ impl Ports {
     /// # Errors
     /// [`Error::Watch`].
     pub(super) fn new(listeners: Listeners) -> Result<Self, Error> {
-        let mut state = State { reserved: listeners.reserved.into_iter().collect(), ..State::default() };
+        let own = listeners.open.iter().map(|(forward, _)| *forward).collect();
+        let reserved = listeners.reserved.into_iter().collect();
+        let mut state = State { reserved, own, ..State::default() };
         for (forward, socket) in listeners.open {
             state.insert(forward, socket)?;
         }
@@ -78,6 +104,7 @@ impl Ports {
         }
         drop(state);
         self.changed.notify_waiters();
+        listen::name_owners(errors.values_mut());
         errors
     }
 
@@ -86,11 +113,37 @@ impl Ports {
         self.changed.notified()
     }
 
-    /// The next connection of any listener, beginning with the one at `first`.
-    pub(super) fn poll_accept(&self, first: &mut usize, context: &mut Context<'_>) -> Poll<Accepted> {
+    /// See [`Acceptor::refuse`](super::Acceptor::refuse).
+    pub(super) fn refuse(&self, networks: &[Ipv4Net]) {
+        let mut state = self.state();
+        for network in networks {
+            if !state.refused.contains(network) {
+                state.refused.push(*network);
+                state.news.push_back(News::Refuse(*network));
+            }
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether no client is at this address, unless it is the host's own.
+    pub(super) fn refuses(&self, address: Ipv4Addr) -> bool {
+        self.state().refused.iter().any(|network| network.contains(&address))
+    }
+
+    /// The next connection of any listener for which there is room, beginning with the one at `first`.
+    pub(super) fn poll_accept(
+        &self,
+        first: &mut usize,
+        credit: Credit,
+        context: &mut Context<'_>,
+    ) -> Poll<Accepted> {
         let state = self.state();
         let count = state.streams.len();
         for index in (0..count).map(|offset| (*first + offset) % count) {
+            if credit.of(state.streams[index].own) == 0 {
+                continue;
+            }
             if let Poll::Ready(accepted) = poll_accept(&state.streams[index], context) {
                 *first = (index + 1) % count;
                 return Poll::Ready(accepted);
@@ -99,11 +152,22 @@ impl Ports {
         Poll::Pending
     }
 
+    /// Whether clients wait at a port that has no room.
+    pub(super) fn has_waiting(&self, credit: Credit) -> bool {
+        let state = self.state();
+        let full = state.streams.iter().filter(|stream| credit.of(stream.own) == 0);
+        let mut polled: Vec<PollFd<'_>> =
+            full.map(|stream| PollFd::new(stream.listener.get_ref().as_fd(), PollFlags::POLLIN)).collect();
+        // What cannot be asked now is asked again.
+        !polled.is_empty() && poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
     /// A new inner half knows nothing; what the former one has not dropped is gone with it.
     pub(super) fn tell_again(&self) {
         let mut state = self.state();
         state.dropping.clear();
-        state.news = state.datagrams.keys().copied().map(News::Carry).collect();
+        let refused = state.refused.iter().copied().map(News::Refuse);
+        state.news = refused.chain(state.datagrams.keys().copied().map(News::Carry)).collect();
         drop(state);
         self.changed.notify_waiters();
     }
@@ -116,6 +180,9 @@ impl Ports {
     pub(super) fn tell_one(&self, channel: BorrowedFd<'_>) -> Result<(), u7s_sys::Error> {
         let mut state = self.state();
         match state.news.front() {
+            Some(News::Refuse(network)) => {
+                channel::send(channel, &Order::Refuse(*network).encode(), &[])?;
+            }
             Some(News::Carry(forward)) => {
                 if let Some(socket) = state.datagrams.get(forward) {
                     channel::send(channel, &Order::Carry(address(forward)).encode(), &[socket.as_fd()])?;
@@ -142,7 +209,7 @@ impl Ports {
 
 impl State {
     fn forwards(&self) -> impl Iterator<Item = Forward> {
-        self.streams.iter().map(|(forward, _)| *forward).chain(self.datagrams.keys().copied())
+        self.streams.iter().map(|stream| stream.forward).chain(self.datagrams.keys().copied())
     }
 
     fn open(&mut self, forward: &Forward) -> Result<(), Error> {
@@ -168,7 +235,7 @@ impl State {
             Socket::Stream(listener) => {
                 let listener =
                     watch(listener).map_err(|source| Error::Watch { what: "a listener", source })?;
-                self.streams.push((forward, listener));
+                self.streams.push(Stream { forward, own: self.own.contains(&forward), listener });
             }
             Socket::Datagrams(socket) => {
                 self.datagrams.insert(forward, socket);
@@ -179,8 +246,8 @@ impl State {
     }
 
     fn close(&mut self, forward: &Forward) {
-        if let Some(index) = self.streams.iter().position(|(open, _)| open == forward) {
-            let (_, listener) = self.streams.remove(index);
+        if let Some(index) = self.streams.iter().position(|stream| stream.forward == *forward) {
+            let Stream { listener, .. } = self.streams.remove(index);
             if self.reserved.contains_key(forward) {
                 listen::lock(listener.get_ref());
             }
@@ -201,16 +268,17 @@ fn address(forward: &Forward) -> SocketAddrV4 {
     SocketAddrV4::new(forward.address, forward.port)
 }
 
-fn poll_accept(listener: &(Forward, AsyncFd<TcpListener>), context: &mut Context<'_>) -> Poll<Accepted> {
-    let (forward, socket) = listener;
+fn poll_accept(stream: &Stream, context: &mut Context<'_>) -> Poll<Accepted> {
+    let Stream { forward, own, listener } = stream;
+    let accepted = |outcome| Poll::Ready(Accepted { forward: *forward, own: *own, outcome });
     loop {
-        let mut ready = match socket.poll_read_ready(context) {
+        let mut ready = match listener.poll_read_ready(context) {
             Poll::Ready(Ok(ready)) => ready,
-            Poll::Ready(Err(error)) => return Poll::Ready((*forward, Err(error))),
+            Poll::Ready(Err(error)) => return accepted(Err(error)),
             Poll::Pending => return Poll::Pending,
         };
-        if let Ok(accepted) = ready.try_io(|socket| socket.get_ref().accept()) {
-            return Poll::Ready((*forward, accepted));
+        if let Ok(outcome) = ready.try_io(|socket| socket.get_ref().accept()) {
+            return accepted(outcome);
         }
     }
 }

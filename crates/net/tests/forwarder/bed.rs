@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
 use tokio::sync::oneshot;
 use u7s_net::forward::{Acceptor, bind};
 use u7s_plan::node::{Forward, Protocol};
@@ -84,6 +85,22 @@ impl Net {
         Ok(stream)
     }
 
+    /// A connection from inside, from this one of its addresses.
+    pub(crate) fn connect_from(&self, source: Ipv4Addr, address: Ipv4Addr, port: u16) -> TcpStream {
+        let socket = self.run(|| {
+            let (kind, flags) = (SockType::Stream, SockFlag::SOCK_CLOEXEC);
+            let socket = socket(AddressFamily::Inet, kind, flags, None).unwrap();
+            let at = |address, port| SockaddrIn::from(SocketAddrV4::new(address, port));
+            nix::sys::socket::bind(socket.as_raw_fd(), &at(source, 0)).unwrap();
+            connect(socket.as_raw_fd(), &at(address, port)).unwrap();
+            socket
+        });
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        stream
+    }
+
     /// A listener inside.
     pub(crate) fn listen(&self, address: Ipv4Addr, port: u16) -> Service {
         Service(self.run(|| TcpListener::bind((address, port)).unwrap()))
@@ -98,6 +115,17 @@ impl Net {
 pub(crate) struct Service(TcpListener);
 
 impl Service {
+    /// Whether a connection waits to be accepted.
+    pub(crate) fn has_one(&self) -> bool {
+        self.0.set_nonblocking(true).unwrap();
+        self.0.accept().is_ok()
+    }
+
+    /// The next connection, however long it takes.
+    pub(crate) fn accept_now(&self) -> Option<TcpStream> {
+        self.0.accept().ok().map(|(stream, _)| stream)
+    }
+
     /// The next connection; fails the test when none comes.
     pub(crate) fn accept(&self) -> TcpStream {
         self.0.set_nonblocking(true).unwrap();
@@ -210,6 +238,8 @@ pub(crate) struct Bed {
     pub(crate) node: Net,
     pub(crate) log: Log,
     pub(crate) acceptor: Arc<Acceptor>,
+    /// When a connection of an inner half that is started counts as idle.
+    pub(crate) idle: Duration,
     runtime: tokio::runtime::Handle,
     _stop: oneshot::Sender<()>,
     init: Process,
@@ -255,7 +285,7 @@ impl Bed {
         });
         let (acceptor, runtime) = receiver.recv().unwrap();
         let node = Net::of(init.pid());
-        Self { client, host, node, log, acceptor, runtime, _stop: stop, init }
+        Self { client, host, node, log, acceptor, idle: 60 * DEADLINE, runtime, _stop: stop, init }
     }
 
     /// Starts an inner half with a limit of open files and attaches it.
@@ -266,6 +296,12 @@ impl Bed {
         inner.log.wait_for("limits");
         until("the capacity", || (self.acceptor.connections().limit > 0).then_some(()));
         inner
+    }
+
+    /// Gives the client another address, to which the host has a way.
+    pub(crate) fn another_client(&self, address: Ipv4Addr) {
+        self.client.ip(&format!("addr add {address}/32 dev c0"));
+        self.host.ip(&format!("route replace {address}/32 dev h0"));
     }
 
     /// Makes these the open ports, on the host.
@@ -285,6 +321,7 @@ impl Bed {
     pub(crate) fn inner_on(&self, channel: OwnedFd, files: u64) -> Inner {
         let target = format!("--target={}", self.init.pid());
         let mut command = role(&["nsenter", &target, "--user", "--net"], "inner");
+        command.env("U7S_TEST_IDLE", self.idle.as_millis().to_string());
         command.env("U7S_TEST_FILES", files.to_string()).stdin(channel).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let log = Log::default();

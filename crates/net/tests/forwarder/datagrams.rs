@@ -102,6 +102,35 @@ pub(crate) fn source_host() {
     }
 }
 
+pub(crate) fn inside_sources() {
+    let bed = Bed::new();
+    let networks = ["10.244.0.0/16", "10.96.0.0/12", "10.41.0.0/24", "169.254.0.0/16"];
+    bed.acceptor.refuse(&networks.map(|network| network.parse().unwrap()));
+    for inner in 0..2 {
+        // The second one is told, too.
+        let _inner = bed.inner(4096);
+        assert!(open(&bed, &[forward(NODE, PORT)]).is_empty());
+        let service = socket(&bed.node, NODE, PORT);
+        let honest = client(&bed.client, NODE, PORT);
+        ask(&honest, &service, b"first");
+        let forged = ["10.244.0.3", "10.96.0.1", "10.41.0.2", "169.254.169.254"];
+        for address in forged.map(|address| address.parse().unwrap()) {
+            if inner == 0 {
+                bed.another_client(address);
+            }
+            let client = socket(&bed.client, address, 0);
+            client.connect((NODE, PORT)).unwrap();
+            client.send(b"forged").unwrap();
+        }
+        honest.send(b"last").unwrap();
+        let mut word = [0; 16];
+        let heard = std::iter::from_fn(|| service.recv(&mut word).ok().map(|length| word[..length].to_vec()));
+        let heard: Vec<Vec<u8>> = heard.take_while(|word| word != b"last").collect();
+        assert!(heard.iter().all(|word| word == b"first"), "{heard:?}");
+        until("a word of it", || (bed.acceptor.connections().refused > inner).then_some(()));
+    }
+}
+
 pub(crate) fn opened_and_closed() {
     let bed = Bed::new();
     let inner = bed.inner(4096);

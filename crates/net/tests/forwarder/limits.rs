@@ -1,6 +1,6 @@
 //! Descriptors, credit, and what happens when a half dies.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -48,7 +48,8 @@ pub(crate) fn greet(mut from: &TcpStream, mut to: &TcpStream) {
 pub(crate) fn idle() {
     const COUNT: usize = 2000;
     let bed = Bed::new();
-    let inner = bed.inner(8192);
+    // One address has a quarter of the room.
+    let inner = bed.inner(20_000);
     let service = bed.node.listen(NODE, PORT);
     let before = descriptors(inner.process.pid());
     let connections: Vec<_> = bed.client.run(|| {
@@ -118,6 +119,153 @@ pub(crate) fn full() {
     let said = bed.log.count("full, new connections wait");
     // Once in ten seconds; a slow machine may take longer than that.
     assert!((1..=2).contains(&said), "said {said} times");
+}
+
+/// A client and who serves it inside.
+type Pair = (TcpStream, TcpStream);
+
+/// With so many open files an inner half has room for 431 connections: 53 are kept for the node's own ports, an address has 107.
+const SMALL: u64 = 1024;
+const OTHERS: u64 = 378;
+
+/// Opens another port than the node's own, as a Service would.
+fn open_another(bed: &Bed) {
+    let ours = [NODE, Ipv4Addr::LOCALHOST].map(|address| (address, PORT));
+    let all = ours.into_iter().chain([(NODE, OTHER_PORT)]);
+    let wanted = all.map(|(address, port)| Forward { protocol: Protocol::Tcp, address, port }).collect();
+    assert!(bed.set_forwards(&wanted).is_empty());
+}
+
+fn clients(count: u8) -> impl Iterator<Item = Ipv4Addr> {
+    (0..count).map(|number| Ipv4Addr::new(192, 0, 2, 30 + number))
+}
+
+/// The other end has closed, in whatever way.
+fn is_closed(mut client: &TcpStream) -> bool {
+    match client.read(&mut [0]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+/// Takes all connections to the other port and says nothing, as a silent service does.
+fn hold_another(bed: &Bed) {
+    let service = bed.node.listen(NODE, OTHER_PORT);
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        loop {
+            held.extend(service.accept_now());
+        }
+    });
+}
+
+/// 10 000 silent connections to a NodePort kept everybody from the API server for half a minute.
+pub(crate) fn own_ports() {
+    let bed = Bed::new();
+    let _inner = bed.inner(SMALL);
+    open_another(&bed);
+    hold_another(&bed);
+    let api = bed.node.listen(NODE, PORT);
+    let silent: Vec<TcpStream> = clients(5)
+        .flat_map(|client| {
+            bed.another_client(client);
+            let connect = || bed.client.connect_from(client, NODE, OTHER_PORT);
+            std::iter::repeat_with(connect).take(100).collect::<Vec<_>>()
+        })
+        .collect();
+    until("a full forwarder", || (bed.acceptor.connections().open == OTHERS).then_some(()));
+    bed.log.wait_for("full, new connections wait");
+    let connect = || {
+        let client = bed.client.connect(NODE, PORT).unwrap();
+        let server = api.accept();
+        greet(&client, &server);
+        (client, server)
+    };
+    let api_clients: Vec<Pair> = std::iter::repeat_with(connect).take(20).collect();
+    assert_eq!(bed.acceptor.connections().open - OTHERS, api_clients.len() as u64);
+    drop(silent);
+}
+
+pub(crate) fn one_address() {
+    const PART: u64 = 114;
+    let bed = Bed::new();
+    let _inner = bed.inner(SMALL);
+    open_another(&bed);
+    let service = bed.node.listen(NODE, OTHER_PORT);
+    let mut kept: Vec<Pair> =
+        (0..PART).map(|_| (bed.client.connect(NODE, OTHER_PORT).unwrap(), service.accept())).collect();
+    // Whose reset comes early has no connection at all.
+    let more: Vec<TcpStream> = (0..200).filter_map(|_| bed.client.connect(NODE, OTHER_PORT).ok()).collect();
+    assert!(more.iter().all(is_closed), "who has too many is told so at once");
+    until("their ends", || (bed.acceptor.connections().open == PART).then_some(()));
+    for (client, server) in &kept {
+        greet(client, server);
+    }
+    let [another] = clients(1).collect::<Vec<_>>()[..] else { panic!() };
+    bed.another_client(another);
+    let client = bed.client.connect_from(another, NODE, OTHER_PORT);
+    greet(&client, &service.accept());
+    // One of its own that ends makes room for its next.
+    drop(kept.remove(0));
+    until("an end", || (bed.acceptor.connections().open == PART).then_some(()));
+    let next = bed.client.connect(NODE, OTHER_PORT).unwrap();
+    greet(&next, &service.accept());
+}
+
+pub(crate) fn oldest_idle() {
+    let mut bed = Bed::new();
+    bed.idle = Duration::from_millis(200);
+    let _inner = bed.inner(SMALL);
+    open_another(&bed);
+    let service = bed.node.listen(NODE, OTHER_PORT);
+    let sources: Vec<Ipv4Addr> = clients(8).collect();
+    sources.iter().for_each(|source| bed.another_client(*source));
+    let connect = |source: Ipv4Addr| -> Pair {
+        let client = bed.client.connect_from(source, NODE, OTHER_PORT);
+        (client, service.accept())
+    };
+    let shares = sources.iter().zip([106, 45, 45, 45, 45, 45, 47]);
+    let pairs: Vec<Vec<Pair>> =
+        shares.map(|(source, count)| (0..count).map(|_| connect(*source)).collect()).collect();
+    assert_eq!(bed.acceptor.connections().open, OTHERS);
+    // The newcomer waits until somebody has been silent for long enough.
+    let (client, server) = connect(sources[7]);
+    greet(&client, &server);
+    let heaviest = &pairs[0];
+    assert!(is_closed(&heaviest[0].0) && is_closed(&heaviest[0].1), "the oldest of who has the most");
+    let closed = heaviest.iter().filter(|(client, _)| {
+        client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        is_closed(client)
+    });
+    assert!(closed.count() <= 64, "not more than were asked for at once");
+    let (client, server) = heaviest.last().unwrap();
+    greet(client, server);
+    for (client, server) in pairs[1..].iter().flatten() {
+        greet(client, server);
+    }
+}
+
+/// From outside, such a client would be a pod, a service, the node or a cloud to whoever asks for its address.
+pub(crate) fn inside_sources() {
+    let bed = Bed::new();
+    let own = Ipv4Addr::new(169, 254, 7, 7);
+    bed.host.ip(&format!("addr add {own}/32 dev h0"));
+    let networks = ["10.244.0.0/16", "10.96.0.0/12", "10.41.0.0/24", "169.254.0.0/16"];
+    bed.acceptor.refuse(&networks.map(|network| network.parse().unwrap()));
+    let _inner = bed.inner(SMALL);
+    let service = bed.node.listen(NODE, PORT);
+    let forged = ["10.244.0.3", "10.96.0.1", "10.41.0.2", "169.254.169.254"];
+    for address in forged.map(|address| address.parse().unwrap()) {
+        bed.another_client(address);
+        assert!(is_closed(&bed.client.connect_from(address, NODE, PORT)), "{address}");
+    }
+    assert!(!service.has_one());
+    assert_eq!(bed.acceptor.connections().refused, 4);
+    // An address of the host itself is not from outside, whatever it is.
+    let client = bed.host.connect_from(own, NODE, PORT);
+    greet(&client, &service.accept());
+    let client = bed.client.connect(NODE, PORT).unwrap();
+    greet(&client, &service.accept());
 }
 
 pub(crate) fn no_descriptors() {

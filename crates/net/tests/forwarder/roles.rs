@@ -58,6 +58,7 @@ fn node() {
         gateway: GATEWAY,
         dns: Ipv4Addr::new(10, 41, 0, 3),
         service_cidr: None,
+        pod_cidr: None,
         low_ports: Vec::new(),
     };
     let loaded = Command::new("nft").arg(u7s_plan::forwarding::rules(&network)).status().unwrap();
@@ -72,7 +73,8 @@ fn inner_half() {
     setrlimit(Resource::RLIMIT_NOFILE, files, files).unwrap();
     tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
     let channel = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    let settings = Settings { node_ip: NODE, gateway: GATEWAY, dial_deadline: Duration::from_secs(2) };
+    let idle = Duration::from_millis(std::env::var("U7S_TEST_IDLE").unwrap().parse().unwrap());
+    let settings = Settings { node_ip: NODE, gateway: GATEWAY, dial_deadline: Duration::from_secs(2), idle };
     inner::run(channel, &settings).unwrap();
 }
 

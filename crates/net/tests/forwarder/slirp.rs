@@ -26,6 +26,7 @@ fn driver() -> Slirp4netns {
         gateway: GATEWAY,
         dns: Ipv4Addr::new(10, 41, 0, 3),
         service_cidr: None,
+        pod_cidr: None,
         low_ports: Vec::new(),
     };
     Slirp4netns { program: PathBuf::from("/usr/bin/slirp4netns"), network }

@@ -37,6 +37,8 @@ pub fn phase(
         degraded: node.degraded.iter().any(|id| id == "CgroupControllers"),
         ignored: Ignored::default(),
         timeout_factor: 1,
+        // Nor is the kubelet's configuration made here.
+        memory: 0,
     };
     let input = Input { request, documents, user_patches: Vec::new(), node };
     kubeadm::phase(&input, api_port).map(Some)

@@ -5,8 +5,6 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
-
 use crate::config::{Cni, Config};
 use crate::crio;
 use crate::facts::{Facts, UserFact};
@@ -29,7 +27,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Renders the specification; facts that are missing are unmet needs, so that a stand-in is never applied.
 pub(super) fn node(config: &Config, facts: &Facts, merged: &Output, degraded: Vec<String>) -> NodeSpec {
     let user = user(config, facts);
-    let network = network(config, facts, merged.api_address, merged.service_cidr);
+    let network = network(config, facts, merged);
     NodeSpec {
         version: VERSION,
         node_name: merged.node_name.clone(),
@@ -80,19 +78,20 @@ fn id_map(text: &str, user: &User, own: u32) -> Vec<Extent> {
     subid::id_map(own, &ranges)
 }
 
-fn network(config: &Config, facts: &Facts, node_ip: Ipv4Addr, service_cidr: Option<Ipv4Net>) -> Network {
+fn network(config: &Config, facts: &Facts, merged: &Output) -> Network {
     let range = config.network.range;
     let nth = |n: u32| Ipv4Addr::from(u32::from(range.network()).wrapping_add(n));
     let uplink = facts.uplink.as_ref().map_or(1500, |uplink| uplink.mtu);
     Network {
         driver: Driver::Slirp4netns,
-        node_ip,
+        node_ip: merged.api_address,
         // slirp4netns takes no more than 65521.
         mtu: config.network.mtu.unwrap_or(uplink).clamp(1280, 65_520),
         range,
         gateway: nth(2),
         dns: nth(3),
-        service_cidr,
+        service_cidr: merged.service_cidr,
+        pod_cidr: merged.pod_cidr,
         low_ports: config.network.low_ports.clone(),
     }
 }

@@ -92,7 +92,7 @@ fn firewall_step(config: &Config, facts: &Facts, node: &NodeSpec, known: bool) -
     if !config.firewall.enabled {
         return Step::root(Action::RemoveFirewall, "switched off in the configuration");
     }
-    let table = firewall::table(&config.firewall, node, &facts.resolv_conf, known);
+    let table = firewall::table(&config.firewall, node, facts, known);
     Step::root(Action::LoadFirewall { table }, "keeps pods from metadata services and from the host itself")
 }
 

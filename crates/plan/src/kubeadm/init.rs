@@ -101,6 +101,10 @@ fn node_name(init: &mut Document, input: &Input<'_>, scope: &Scope) -> Result<St
         None => "host name".to_owned(),
     };
     let name = given.unwrap_or(&input.node.hostname).trim().to_lowercase();
+    // From 64 characters on it is need Hostname; one that is too long for DNS never comes so far.
+    if name.len() > 253 {
+        network::short_name(&name, &origin, (63, "a node's name"))?;
+    }
     network::check_name(&name, &origin)?;
     set(init, &path, name.as_str())?;
     Ok(name)
@@ -210,7 +214,7 @@ pub(super) fn certificate_key(document: &Document, input: &Input<'_>, scope: &Sc
 }
 
 /// Source: kubernetes, bootstraptoken/v1, `BootstrapTokenPattern`.
-pub(super) fn is_token(token: &str) -> bool {
+pub(crate) fn is_token(token: &str) -> bool {
     let right = |part: &str, length| {
         part.len() == length && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
     };

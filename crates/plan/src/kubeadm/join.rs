@@ -141,10 +141,19 @@ fn tokens(join: &Document) -> Result<(), Error> {
 }
 
 /// Source: kubernetes, cmd/kubeadm/app/util/pubkeypin, `Set.Allow`.
-fn is_hash(hash: &str) -> bool {
+pub(crate) fn is_hash(hash: &str) -> bool {
     let hex = hash.to_ascii_lowercase();
     hex.strip_prefix("sha256:")
         .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// `HOST:PORT` of an API server.
+pub(crate) fn is_endpoint(endpoint: &str) -> bool {
+    let bare = endpoint.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
+    match bare {
+        Some((host, port)) => host.parse::<std::net::Ipv6Addr>().is_ok() && port.parse::<u16>().is_ok(),
+        None => endpoint.contains(':') && network::check_endpoint(endpoint, "").is_ok(),
+    }
 }
 
 /// The CA's certificate lies in the one directory of the host that both sides see.

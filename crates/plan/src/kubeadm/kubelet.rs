@@ -156,11 +156,19 @@ fn defaults(node: &NodeFacts) -> Vec<(&'static [&'static str], Value)> {
         defaults.push((&["podPidsLimit"], json!(4096)));
         defaults.push((&["cgroupsPerQOS"], json!(true)));
         defaults.push((&["enforceNodeAllocatable"], json!(["pods"])));
-        // What lives beside the pods: kubelet, CRI-O, watchers, the kernel's own memory, the host's services. With 256Mi an
-        // emulated host of 6 GiB stood still under node pressure (F11), with this one did not.
-        defaults.push((&["systemReserved"], json!({"cpu": "100m", "memory": "512Mi"})));
+        let memory = format!("{}Mi", reserved_mebibytes(node.memory));
+        defaults.push((&["systemReserved"], json!({"cpu": "100m", "memory": memory})));
     }
     defaults
+}
+
+/// Memory that pods cannot have, MiB.
+///
+/// 512 are for what lives beside the pods: kubelet, CRI-O, watchers, the kernel's own memory, the host's services. With 256 an
+/// emulated host of 6 GiB stood still under node pressure (F11). The rest is what `MemoryMax=90%` of u7s.service keeps from the
+/// whole node: the kubelet shall evict pods before the kernel kills in the unit.
+fn reserved_mebibytes(memory: u64) -> u64 {
+    512 + (memory >> 20) / 10
 }
 
 fn check(given: Option<&Value>, need: &Need, path: impl Fn() -> String) -> Result<(), Error> {

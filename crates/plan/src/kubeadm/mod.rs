@@ -33,7 +33,9 @@ mod schema;
 mod slow;
 
 pub use error::Error;
+pub(crate) use init::is_token;
 pub use join::{discovery_file, join};
+pub(crate) use join::{is_endpoint, is_hash as is_discovery_hash};
 pub use merge::{merge, patches_directory, phase};
 pub use patches::passed_over;
 
@@ -115,6 +117,8 @@ pub struct NodeFacts {
     pub ignored: Ignored,
     /// Multiplies the timeouts of kubeadm and kubelet that the user does not set; 1 leaves them alone.
     pub timeout_factor: u32,
+    /// Memory of the machine, bytes; 0 where it is not known.
+    pub memory: u64,
 }
 
 /// What [`merge`] and [`join()`] give.

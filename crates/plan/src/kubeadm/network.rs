@@ -116,12 +116,24 @@ pub(super) fn check_name(name: &str, path: &str) -> Result<(), Error> {
             && last.is_some_and(edge)
             && label.bytes().all(|byte| edge(byte) || byte == b'-')
     };
-    if name.len() <= 253 && name.split('.').all(label) {
+    short_name(name, path, (253, "a DNS name"))?;
+    if name.split('.').all(label) {
         return Ok(());
     }
     let why = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
                start and end with an alphanumeric character";
     Err(Error::Invalid { path: path.to_owned(), why: format!("{}: {why}", name.escape_debug()) })
+}
+
+/// A name that is too long is not blamed for its letters, and only its beginning is shown.
+pub(super) fn short_name(name: &str, path: &str, (most, what): (usize, &str)) -> Result<(), Error> {
+    let count = name.chars().count();
+    if count <= most {
+        return Ok(());
+    }
+    let start: String = name.chars().take(20).collect();
+    let why = format!("{}...: it has {count} characters, {what} has {most} at most", start.escape_debug());
+    Err(Error::Invalid { path: path.to_owned(), why })
 }
 
 /// Whether an endpoint `host[:port]` names this node's address.

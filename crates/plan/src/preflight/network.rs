@@ -27,6 +27,17 @@ const PODS: [[u8; 4]; 4] = [[10, 244, 0, 0], [10, 112, 0, 0], [172, 24, 0, 0], [
 const SERVICES: [[u8; 4]; 4] = [[10, 96, 0, 0], [10, 128, 0, 0], [172, 16, 0, 0], [192, 168, 0, 0]];
 const RANGES: [[u8; 4]; 4] = [[10, 41, 0, 0], [10, 42, 0, 0], [172, 31, 41, 0], [192, 168, 41, 0]];
 
+/// Networks that are no host's and can be no node's, each with what it is for.
+///
+/// Source: RFC 6890, 2.2.2; Linux, net/ipv4/fib_frontend.c and include/linux/in.h, `ipv4_is_*`.
+const RESERVED: [([u8; 4], u8, &str); 5] = [
+    ([0, 0, 0, 0], 8, "(this network)"),
+    ([127, 0, 0, 0], 8, "(loopback)"),
+    ([169, 254, 0, 0], 16, "(link-local addresses and metadata services)"),
+    ([224, 0, 0, 0], 4, "(multicast)"),
+    ([240, 0, 0, 0], 4, "(reserved, and broadcast)"),
+];
+
 /// No way out, and overlaps; both networks are named.
 pub(super) fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unmet> {
     let mut unmet = Vec::new();
@@ -42,7 +53,7 @@ pub(super) fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unme
     for (index, claim) in claims.iter().enumerate() {
         let others = claims.iter().skip(index + 1).map(|other| (other.network, format!("({})", other.name)));
         let all: Vec<(Ipv4Net, String)> = hosts.iter().cloned().chain(others).collect();
-        for (network, name) in all.iter().filter(|(network, _)| overlap(*network, claim.network)) {
+        for (network, name) in reserved().chain(all).filter(|(network, _)| overlap(*network, claim.network)) {
             unmet.push(error(
                 claim.id,
                 format!("{} {} overlaps {network} {name}", claim.name, claim.network),
@@ -51,6 +62,13 @@ pub(super) fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unme
         }
     }
     unmet
+}
+
+fn reserved() -> impl Iterator<Item = (Ipv4Net, String)> {
+    let network = |(start, prefix, name): ([u8; 4], u8, &str)| {
+        Some((Ipv4Net::new(start.into(), prefix).ok()?, name.to_owned()))
+    };
+    RESERVED.into_iter().filter_map(network)
 }
 
 /// What a node that has joined finds out: networks of its cluster that cover the host's.

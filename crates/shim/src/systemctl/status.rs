@@ -145,9 +145,9 @@ fn states(component: &ComponentStatus) -> (&'static str, &'static str) {
     }
 }
 
-/// What the node's user wrote, without what a terminal would take for a command.
+/// What the node's user wrote, in one line and without what a terminal would obey.
 fn printable(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { '?' } else { char }).take(400).collect()
+    u7s_plan::printable::line(text, 400)
 }
 
 /// `code=exited, status=1`, `code=killed, signal=KILL`, from the supervisor's words.

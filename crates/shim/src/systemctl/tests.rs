@@ -37,7 +37,7 @@ fn status(kubelet: ComponentStatus) -> Status {
         runtime: None,
         components: vec![component(ComponentName::Crio, ActiveState::Active, Some(1050), None), kubelet],
         forwards: Vec::new(),
-        connections: Connections { open: 0, limit: 0 },
+        connections: Connections { open: 0, limit: 0, refused: 0 },
         timings: Timings::default(),
         degraded: Vec::new(),
         services: Default::default(),

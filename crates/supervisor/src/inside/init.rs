@@ -289,7 +289,7 @@ fn run_forwarder(channel: OwnedFd, network: &Network) -> i32 {
         tracing::error!("port forwarder: its capabilities cannot be given up");
         return 1;
     }
-    let settings = Settings { node_ip: network.node_ip, gateway: network.gateway, dial_deadline: DIAL };
+    let settings = Settings { dial_deadline: DIAL, ..Settings::from(network) };
     match u7s_net::forward::inner::run(channel, &settings) {
         Ok(()) => 0,
         Err(error) => {

@@ -62,6 +62,7 @@ fn network() -> Network {
         gateway: Ipv4Addr::new(10, 41, 0, 2),
         dns: Ipv4Addr::new(10, 41, 0, 3),
         service_cidr: None,
+        pod_cidr: None,
         low_ports: Vec::new(),
     }
 }

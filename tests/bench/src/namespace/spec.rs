@@ -87,6 +87,7 @@ fn network(node_ip: Ipv4Addr) -> Result<Network, Error> {
         gateway: Ipv4Addr::new(10, 41, 0, 2),
         dns: Ipv4Addr::new(10, 41, 0, 3),
         service_cidr: None,
+        pod_cidr: None,
         low_ports: Vec::new(),
     })
 }

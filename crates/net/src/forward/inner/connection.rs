@@ -3,12 +3,12 @@
 use std::net::TcpStream;
 
 use nix::errno::Errno;
-use nix::libc::linger;
 use nix::sys::epoll::EpollFlags;
-use nix::sys::socket::{setsockopt, sockopt};
 
 use super::flow::{Flow, Progress};
 use super::pool::Pool;
+use super::sources::Holder;
+use crate::forward::listen::abort;
 
 /// Which socket of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,14 +29,18 @@ pub(super) struct Connection {
     /// Server to client.
     down: Flow,
     dialling: bool,
+    pub(super) holder: Holder,
+    /// When it moved something last, in its relay's time.
+    pub(super) moved_at: u64,
     /// It stands in the queue of those with more to move.
     pub(super) queued: bool,
 }
 
 impl Connection {
     /// A connection whose server is being dialled; flows start when that is done.
-    pub(super) fn new(client: TcpStream, server: TcpStream) -> Self {
-        Self { client, server, up: Flow::default(), down: Flow::default(), dialling: true, queued: false }
+    pub(super) fn new(holder: Holder, client: TcpStream, server: TcpStream) -> Self {
+        let (up, down) = (Flow::default(), Flow::default());
+        Self { client, server, up, down, dialling: true, holder, moved_at: 0, queued: false }
     }
 
     pub(super) fn socket(&self, side: Side) -> &TcpStream {
@@ -103,11 +107,4 @@ impl Connection {
         abort(&self.client);
         self.close(pool);
     }
-}
-
-/// Makes the coming close of a socket send RST.
-///
-/// On failure the peer sees FIN in its place, which is the best that is left.
-pub(super) fn abort(socket: &TcpStream) {
-    let _ = setsockopt(socket, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 });
 }

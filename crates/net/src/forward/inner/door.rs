@@ -8,8 +8,9 @@ use u7s_sys::channel;
 
 use super::datagrams::Carrier;
 use super::relay::Relay;
-use super::team::Team;
+use super::team::{Dealt, Team};
 use crate::Error;
+use crate::forward::listen::abort;
 use crate::forward::message::{Order, Report};
 
 /// Packets that are taken before connections have their turn.
@@ -59,18 +60,22 @@ impl Door {
     }
 
     fn obey(&mut self, order: Order, descriptors: &mut impl Iterator<Item = OwnedFd>, relay: &mut Relay) {
-        let descriptor = if matches!(order, Order::Drop(_)) { None } else { descriptors.next() };
+        let brings_one = matches!(order, Order::Connect(_) | Order::Carry(_));
+        let descriptor = if brings_one { descriptors.next() } else { None };
         match (order, descriptor) {
-            (Order::Connect(opening), Some(client)) => {
-                if let Some((opening, client)) = self.team.deal(opening, client.into()) {
-                    relay.begin(opening, client);
+            (Order::Connect(opening), Some(client)) => match self.team.deal(opening, client.into()) {
+                Dealt::Mine(opening, client) => relay.begin(opening, client),
+                Dealt::Given => {}
+                Dealt::Refused(holder, client) => {
+                    abort(&client);
+                    relay.never_was(holder);
                 }
-            }
+            },
             // It was closed on its way, because there was no room for it: these clients are lost, not all of them.
-            (Order::Connect(_), None) => {
+            (Order::Connect(opening), None) => {
                 self.team.say(Errno::ENFILE);
                 self.team.lost();
-                relay.end();
+                relay.never_was((&opening).into());
             }
             (Order::Carry(bound), Some(socket)) => {
                 let carried = self.carrier.as_ref().map(|carrier| carrier.carry(bound, socket));
@@ -83,6 +88,8 @@ impl Door {
                 self.carrier.iter().for_each(|carrier| carrier.release(bound));
                 self.dropped += 1;
             }
+            (Order::Refuse(network), _) => self.carrier.iter().for_each(|carrier| carrier.refuse(network)),
+            (Order::MakeRoom(count), _) => self.team.make_room(count),
         }
     }
 

@@ -19,6 +19,7 @@ mod flow;
 mod pool;
 mod relay;
 mod slots;
+mod sources;
 mod team;
 
 use std::net::Ipv4Addr;
@@ -50,6 +51,9 @@ const MOST_RELAYS: usize = 4;
 /// How long the node's own services may take to answer a SYN: a full backlog, or a node that is starved.
 const DIAL_DEADLINE: Duration = Duration::from_secs(30);
 
+/// A connection that moved nothing for so long may be closed when others wait.
+const IDLE: Duration = Duration::from_secs(10);
+
 /// A relay works for some microseconds and sleeps again. Where other programs keep all processors busy, it and the connection's
 /// other peers wait for a processor at each of its wake-ups; with the shortest slice there is, it waits for nobody's to end.
 const SLICE: Duration = Duration::from_micros(100);
@@ -63,11 +67,13 @@ pub struct Settings {
     pub gateway: Ipv4Addr,
     /// How long a connection inside may take to be established before the client is reset.
     pub dial_deadline: Duration,
+    /// How long a connection must have moved nothing to be closed when others wait.
+    pub idle: Duration,
 }
 
 impl From<&Network> for Settings {
     fn from(network: &Network) -> Self {
-        Self { node_ip: network.node_ip, gateway: network.gateway, dial_deadline: DIAL_DEADLINE }
+        Self { node_ip: network.node_ip, gateway: network.gateway, dial_deadline: DIAL_DEADLINE, idle: IDLE }
     }
 }
 
@@ -98,11 +104,11 @@ pub fn run(channel: OwnedFd, settings: &Settings) -> Result<(), Error> {
     if let Err(error) = u7s_sys::sched::request_slice(SLICE) {
         tracing::debug!(error = &error as &dyn std::error::Error, "port forwarder: no shorter slice");
     }
-    let carrier = Carrier::start(settings).inspect_err(|error| {
+    let team = Arc::new(Team::new(channel, *settings, room.connections, room.relays)?);
+    let carrier = Carrier::start(Arc::clone(&team)).inspect_err(|error| {
         let error = error as &dyn std::error::Error;
         tracing::error!(error, "port forwarder: no datagram can be carried");
     });
-    let team = Arc::new(Team::new(channel, *settings, room.connections, room.relays)?);
     let pool = || Pool::new(room.pipes / room.relays);
     let first = Relay::new(Arc::clone(&team), FIRST, pool())?;
     let others = (FIRST + 1..room.relays).map(|number| {

@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::connection::{Connection, Side, abort};
+use super::connection::{Connection, Side};
 use super::dial::dial;
 use super::door::Door;
 use super::flow::Progress;
 use super::pool::Pool;
 use super::slots::{Key, Slots};
+use super::sources::{Holder, Idle};
 use super::team::{Desk, FIRST, Team};
 use crate::Error;
-use crate::forward::message::Opening;
+use crate::forward::listen::abort;
+use crate::forward::message::{Count, Opening};
 
 /// Events taken at a time.
 const BATCH: usize = 256;
@@ -52,9 +54,12 @@ pub(super) struct Relay {
     /// Connections for which the kernel had no descriptor or memory.
     waiting: VecDeque<(Opening, TcpStream)>,
     /// Ends that the host half has not been told yet.
-    ended: u32,
+    ended: Count,
     /// When the first of them will be told.
     told_at: Option<Instant>,
+    began: Instant,
+    /// Milliseconds since then, as of the last wake-up: one question to the clock for all events of it.
+    now: u64,
 }
 
 impl Relay {
@@ -76,8 +81,10 @@ impl Relay {
             runnable: VecDeque::new(),
             dialling: VecDeque::new(),
             waiting: VecDeque::new(),
-            ended: 0,
+            ended: Count::default(),
             told_at: None,
+            began: Instant::now(),
+            now: 0,
         })
     }
 
@@ -94,6 +101,7 @@ impl Relay {
                 Err(Errno::EINTR) => 0,
                 Err(source) => return Err(Error::Inner { call: "epoll_wait", source }),
             };
+            self.now = milliseconds(self.began.elapsed());
             for event in &events[..count] {
                 match (event.data(), &mut door) {
                     (CHANNEL, Some(door)) => door.welcome(&mut self)?,
@@ -137,6 +145,7 @@ impl Relay {
         for (opening, client) in self.desk().collect() {
             self.begin(opening, client);
         }
+        self.make_room();
         if self.number == FIRST { self.team.check() } else { Ok(()) }
     }
 
@@ -151,7 +160,7 @@ impl Relay {
     /// Dials for a connection.
     pub(super) fn begin(&mut self, opening: Opening, client: TcpStream) {
         match dial(&opening, &self.team.settings) {
-            Ok(server) => self.enter(client, server),
+            Ok(server) => self.enter((&opening).into(), client, server),
             Err(error @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)) => {
                 self.team.say(error);
                 self.waiting.push_back((opening, client));
@@ -159,18 +168,18 @@ impl Relay {
             Err(error) => {
                 self.team.say(error);
                 abort(&client);
-                self.end();
+                self.end((&opening).into());
             }
         }
     }
 
-    fn enter(&mut self, client: TcpStream, server: TcpStream) {
+    fn enter(&mut self, holder: Holder, client: TcpStream, server: TcpStream) {
         let key = self.connections.vacant();
-        let connection = Connection::new(client, server);
+        let connection = Connection::new(holder, client, server);
         if let Err(error) = self.watch(key, &connection) {
             self.team.say(error);
             connection.reset(&mut self.pool);
-            self.end();
+            self.end(holder);
             return;
         }
         self.connections.insert(connection);
@@ -198,6 +207,7 @@ impl Relay {
 
     fn pump(&mut self, key: Key) {
         let Some(connection) = self.connections.find(key) else { return };
+        connection.moved_at = self.now;
         match connection.pump(&mut self.pool) {
             Ok(Progress::Waits) => {}
             Ok(Progress::Runs) => {
@@ -207,8 +217,9 @@ impl Relay {
             }
             Ok(Progress::Ended) => {
                 if let Some(connection) = self.connections.remove(key) {
+                    let holder = connection.holder;
                     connection.close(&mut self.pool);
-                    self.end();
+                    self.end(holder);
                 }
             }
             Err(error) => self.reset(key, error),
@@ -218,9 +229,29 @@ impl Relay {
     fn reset(&mut self, key: Key, cause: Errno) {
         if let Some(connection) = self.connections.remove(key) {
             tracing::debug!(%cause, dialling = connection.is_dialling(), "a forwarded connection is reset");
+            let holder = connection.holder;
             connection.reset(&mut self.pool);
-            self.end();
+            self.end(holder);
         }
+    }
+
+    /// Closes idle connections, as far as others were said to wait.
+    fn make_room(&mut self) {
+        let wish = self.desk().take_wish();
+        if wish.is_empty() {
+            return;
+        }
+        let silent_since = self.now.saturating_sub(milliseconds(self.team.settings.idle));
+        let idle = |(key, connection): (Key, &Connection)| {
+            let idle = !connection.is_dialling() && connection.moved_at < silent_since;
+            idle.then_some(Idle { key, holder: connection.holder, moved_at: connection.moved_at })
+        };
+        let idle = self.connections.iter().filter_map(idle).collect();
+        let chosen = self.team.sources.chosen(idle, &wish);
+        for key in &chosen {
+            self.reset(*key, Errno::ENOSPC);
+        }
+        self.team.made_room(chosen.len());
     }
 
     /// One more turn for each connection that has more to move.
@@ -262,18 +293,24 @@ impl Relay {
         }
     }
 
-    /// A connection is no more.
-    pub(super) fn end(&mut self) {
+    /// A connection of this relay is no more.
+    fn end(&mut self, holder: Holder) {
         self.desk().ended();
-        self.ended += 1;
+        self.team.sources.leave(holder);
+        self.never_was(holder);
+    }
+
+    /// A connection is over that no relay had.
+    pub(super) fn never_was(&mut self, holder: Holder) {
+        *self.ended.of(holder.own) += 1;
     }
 
     /// Tells the host half how many connections have ended; what cannot be told now is told later.
     fn report(&mut self) -> Result<(), Error> {
-        if self.ended > 0 && self.is_time_to_tell() {
+        if self.ended.all() > 0 && self.is_time_to_tell() {
             self.told_at = Some(Instant::now() + RETRY);
             if self.team.tell_ended(self.ended)? {
-                (self.ended, self.told_at) = (0, None);
+                (self.ended, self.told_at) = (Count::default(), None);
             }
         }
         Ok(())
@@ -282,7 +319,7 @@ impl Relay {
     /// A message for each end would wake the host half as often; it needs to know soon only when it runs out of credit.
     fn is_time_to_tell(&mut self) -> bool {
         let told_at = *self.told_at.get_or_insert_with(|| Instant::now() + TOLD);
-        self.team.is_scarce() || self.ended >= MANY || told_at <= Instant::now()
+        self.team.is_scarce() || self.ended.all() >= MANY || told_at <= Instant::now()
     }
 }
 
@@ -295,6 +332,10 @@ fn untoken(token: u64) -> (Key, Side) {
     let life = u32::try_from(token >> 33).unwrap_or(u32::MAX);
     let index = u32::try_from(token >> 1 & u64::from(u32::MAX)).unwrap_or(u32::MAX);
     (Key { index, life }, if token & 1 == 1 { Side::Server } else { Side::Client })
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn failed(call: &'static str) -> impl FnOnce(Errno) -> Error {

@@ -55,6 +55,13 @@ impl<T> Slots<T> {
         Some(value)
     }
 
+    /// All values, each with its key.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
+        (0..).zip(&self.slots).filter_map(|(index, (life, value))| {
+            value.as_ref().map(|value| (Key { index, life: *life }, value))
+        })
+    }
+
     /// How many values are in it.
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
@@ -86,6 +93,7 @@ mod tests {
         assert_eq!(slots.find(first), None);
         assert_eq!(slots.remove(first), None);
         assert_eq!(slots.find(again), Some(&mut 'c'));
+        assert_eq!(slots.iter().collect::<Vec<_>>(), [(again, &'c'), (second, &'b')]);
         assert_eq!(slots.remove(second), Some('b'));
         assert!(!slots.is_empty());
         slots.remove(again);

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -14,8 +14,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use u7s_sys::channel;
 
 use super::Settings;
+use super::sources::{Holder, Sources, Wish};
 use crate::Error;
-use crate::forward::message::{Opening, Report};
+use crate::forward::message::{Count, Opening, Report};
 
 /// The relay that also reads the channel.
 pub(super) const FIRST: usize = 0;
@@ -31,6 +32,10 @@ pub(super) struct Team {
     capacity: u32,
     /// Connections that the host half takes for open: received, their end not told.
     held: AtomicU32,
+    /// The same by their clients' addresses.
+    pub(super) sources: Sources,
+    /// Connections that were closed because others waited.
+    made_room: AtomicU64,
     desks: Vec<Desk>,
     /// Why a relay has stopped before its time.
     failure: Mutex<Option<Error>>,
@@ -44,6 +49,7 @@ pub(super) struct Desk {
     /// Connections of this relay, those that lie here too.
     load: AtomicU32,
     given: Mutex<Vec<(Opening, TcpStream)>>,
+    wish: Mutex<Wish>,
     /// Readable when the relay shall look: at its desk, at `open`, the first one at `failure`, too.
     pub(super) bell: EventFd,
 }
@@ -61,7 +67,7 @@ impl Team {
         let desk = || {
             let bell = EventFd::from_flags(flags);
             let bell = bell.map_err(|source| Error::Inner { call: "eventfd", source })?;
-            Ok(Desk { load: AtomicU32::new(0), given: Mutex::default(), bell })
+            Ok(Desk { load: AtomicU32::new(0), given: Mutex::default(), wish: Mutex::default(), bell })
         };
         Ok(Self {
             channel,
@@ -69,6 +75,8 @@ impl Team {
             open: AtomicBool::new(true),
             capacity,
             held: AtomicU32::new(0),
+            sources: Sources::new(capacity),
+            made_room: AtomicU64::new(0),
             desks: std::iter::repeat_with(desk).take(relays).collect::<Result<_, Error>>()?,
             failure: Mutex::default(),
             said: Mutex::default(),
@@ -79,28 +87,61 @@ impl Team {
         &self.desks[relay]
     }
 
-    /// Gives a new connection to the relay that has the fewest; returns it when that is the first one, who asks.
-    pub(super) fn deal(&self, opening: Opening, client: TcpStream) -> Option<(Opening, TcpStream)> {
+    /// Gives a new connection to the relay that has the fewest; returns it when that is the first one, who asks, or when
+    /// its address has too many.
+    pub(super) fn deal(&self, opening: Opening, client: TcpStream) -> Dealt {
+        let holder = Holder::from(&opening);
         self.held.fetch_add(1, Relaxed);
+        let admission = self.sources.admit(holder);
+        if admission.crowded {
+            self.wish(0, Some(holder));
+        }
+        if !admission.admitted {
+            return Dealt::Refused(holder, client);
+        }
         let loads = self.desks.iter().map(|desk| desk.load.load(Relaxed));
         let (relay, _) = loads.enumerate().min_by_key(|(_, load)| *load).unwrap_or_default();
         let desk = self.desk(relay);
         desk.load.fetch_add(1, Relaxed);
         if relay == FIRST {
-            return Some((opening, client));
+            return Dealt::Mine(opening, client);
         }
         let mut given = desk.given();
         given.push((opening, client));
         if given.len() == 1 {
             desk.ring();
         }
-        None
+        Dealt::Given
     }
 
     /// A connection came without its descriptor: it is over before it began.
     pub(super) fn lost(&self) {
         self.held.fetch_add(1, Relaxed);
-        self.desk(FIRST).load.fetch_add(1, Relaxed);
+    }
+
+    /// Clients wait: all relays together shall close so many idle connections.
+    pub(super) fn make_room(&self, count: u16) {
+        self.wish(usize::from(count).div_ceil(self.desks.len()), None);
+    }
+
+    fn wish(&self, room: usize, crowded: Option<Holder>) {
+        for desk in &self.desks {
+            let mut wish = lock(&desk.wish);
+            wish.room = wish.room.max(room);
+            wish.crowded.extend(crowded.map(|holder| holder.source));
+            drop(wish);
+            desk.ring();
+        }
+    }
+
+    /// Counts what was closed for others; said in powers of ten.
+    pub(super) fn made_room(&self, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        let before = self.made_room.fetch_add(count, Relaxed);
+        let closed = before.saturating_add(count);
+        if before.checked_ilog10() != closed.checked_ilog10() {
+            tracing::warn!(closed, "port forwarder: idle connections were closed, since others waited");
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -134,10 +175,10 @@ impl Team {
     ///
     /// # Errors
     /// [`Error::Channel`].
-    pub(super) fn tell_ended(&self, count: u32) -> Result<bool, Error> {
+    pub(super) fn tell_ended(&self, count: Count) -> Result<bool, Error> {
         let told = self.tell(Report::Ended(count))?;
         if told {
-            self.held.fetch_sub(count, Relaxed);
+            self.held.fetch_sub(count.all(), Relaxed);
         }
         Ok(told)
     }
@@ -167,7 +208,23 @@ impl Team {
     }
 }
 
+/// Where a new connection went.
+#[derive(Debug)]
+pub(super) enum Dealt {
+    /// To who asks.
+    Mine(Opening, TcpStream),
+    /// To another relay.
+    Given,
+    /// Nowhere: it is to be reset, and to be told as ended.
+    Refused(Holder, TcpStream),
+}
+
 impl Desk {
+    /// What this relay shall close.
+    pub(super) fn take_wish(&self) -> Wish {
+        std::mem::take(&mut *lock(&self.wish))
+    }
+
     /// What lies on the desk, which is empty afterwards.
     pub(super) fn collect(&self) -> Vec<(Opening, TcpStream)> {
         // First the bell: who puts something here afterwards rings again.
@@ -208,7 +265,8 @@ mod tests {
     fn team(capacity: u32, relays: usize) -> (Team, OwnedFd) {
         let (ours, theirs) = channel::pair().unwrap();
         let (node_ip, gateway) = (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST);
-        let settings = Settings { node_ip, gateway, dial_deadline: Duration::from_secs(1) };
+        let second = Duration::from_secs(1);
+        let settings = Settings { node_ip, gateway, dial_deadline: second, idle: second };
         (Team::new(ours, settings, capacity, relays).unwrap(), theirs)
     }
 
@@ -216,13 +274,13 @@ mod tests {
     fn connections_are_dealt_evenly_and_a_single_one_stays_with_the_first() {
         let (team, _theirs) = team(100, 3);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let opening = Opening { port: 1, peer: "127.0.0.1:2".parse().unwrap(), from_host: true };
+        let opening = Opening { port: 1, peer: "127.0.0.1:2".parse().unwrap(), from_host: true, own: false };
         let client = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         for _ in 0..3 {
-            assert!(team.deal(opening, client()).is_some());
+            assert!(matches!(team.deal(opening, client()), Dealt::Mine(..)));
             team.desk(FIRST).ended();
         }
-        let mine = (0..9).filter_map(|_| team.deal(opening, client())).count();
+        let mine = (0..9).filter(|_| matches!(team.deal(opening, client()), Dealt::Mine(..))).count();
         let others = [1, 2].map(|relay| team.desk(relay).collect().len());
         assert_eq!((mine, others), (3, [3, 3]));
         assert!(team.desk(1).is_empty());
@@ -232,7 +290,7 @@ mod tests {
             team.lost();
         }
         assert!(team.is_scarce());
-        assert!(team.tell_ended(75).unwrap());
+        assert!(team.tell_ended(Count { own: 5, other: 70 }).unwrap());
         assert!(!team.is_scarce());
     }
 

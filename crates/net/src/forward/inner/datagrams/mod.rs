@@ -25,6 +25,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -34,7 +35,9 @@ use nix::sys::socket::{
 use nix::sys::uio::writev;
 
 use super::Settings;
+use super::team::Team;
 use crate::Error;
+use crate::forward::message::Report;
 use flows::{Flow, Flows};
 use packet::{Datagram, parse};
 
@@ -60,6 +63,9 @@ const LOOPBACK: i32 = 1;
 /// How long to wait before epoll is asked again that has failed.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// How often the host half is told of refused datagrams.
+const REFUSED_AGAIN: Duration = Duration::from_secs(1);
+
 /// Carries datagrams between sockets of the host and the node's network; shared by its thread and who gives it sockets.
 #[derive(Debug)]
 pub(super) struct Carrier {
@@ -68,6 +74,7 @@ pub(super) struct Carrier {
     node_ip: Ipv4Addr,
     gateway: Ipv4Addr,
     sockets: Mutex<Sockets>,
+    team: Arc<Team>,
 }
 
 /// Sockets of the host by number and by what they are bound to.
@@ -76,6 +83,8 @@ struct Sockets {
     last: u64,
     by_number: BTreeMap<u64, (SocketAddrV4, OwnedFd)>,
     numbers: BTreeMap<SocketAddrV4, u64>,
+    /// Where no client is, unless it is the host itself.
+    refused: Vec<Ipv4Net>,
 }
 
 impl Carrier {
@@ -83,12 +92,12 @@ impl Carrier {
     ///
     /// # Errors
     /// [`Error::Tun`]: the device is missing or may not be used. [`Error::Inner`]: no epoll set, no thread.
-    pub(super) fn start(settings: &Settings) -> Result<Arc<Self>, Error> {
+    pub(super) fn start(team: Arc<Team>) -> Result<Arc<Self>, Error> {
         let tun = u7s_sys::tap::attach(u7s_plan::forwarding::TUN).map_err(|source| Error::Tun { source })?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed("epoll_create1"))?;
         epoll.add(&tun, EpollEvent::new(EpollFlags::EPOLLIN, TUN)).map_err(failed("epoll_ctl"))?;
-        let (node_ip, gateway) = (settings.node_ip, settings.gateway);
-        let carrier = Arc::new(Self { epoll, tun, node_ip, gateway, sockets: Mutex::default() });
+        let Settings { node_ip, gateway, .. } = team.settings;
+        let carrier = Arc::new(Self { epoll, tun, node_ip, gateway, sockets: Mutex::default(), team });
         let served = Arc::clone(&carrier);
         let thread = std::thread::Builder::new().name("u7s-datagrams".into());
         let spawned = thread.spawn(move || Desk::new().serve(&served));
@@ -125,6 +134,11 @@ impl Carrier {
         }
     }
 
+    /// Takes no datagrams of clients in this network any more.
+    pub(super) fn refuse(&self, network: Ipv4Net) {
+        self.sockets().refused.push(network);
+    }
+
     /// Closes all sockets.
     pub(super) fn release_all(&self) {
         let all: Vec<SocketAddrV4> = self.sockets().numbers.keys().copied().collect();
@@ -155,6 +169,10 @@ impl Sockets {
             .find(|bound| self.numbers.contains_key(bound))
     }
 
+    fn refuses(&self, received: &Received) -> bool {
+        !received.from_host && self.refused.iter().any(|network| network.contains(received.client.ip()))
+    }
+
     fn socket(&self, bound: &SocketAddrV4) -> Option<&OwnedFd> {
         Some(&self.by_number.get(self.numbers.get(bound)?)?.1)
     }
@@ -169,6 +187,9 @@ struct Desk {
     outgoing: Vec<Outgoing>,
     /// Identification of the next packet.
     id: u16,
+    /// Datagrams that were refused and not told yet.
+    refused: u32,
+    refused_told_at: Option<Instant>,
     /// Error numbers that were warned of; each is said once.
     said: BTreeSet<i32>,
 }
@@ -208,6 +229,8 @@ impl Desk {
             control: nix::cmsg_space!(libc::in_pktinfo, i32),
             outgoing: Vec::new(),
             id: 0,
+            refused: 0,
+            refused_told_at: None,
             said: BTreeSet::new(),
         }
     }
@@ -240,6 +263,10 @@ impl Desk {
         let mut served = 0;
         while served < BATCH {
             match self.receive(socket.as_fd()) {
+                Ok(Some(received)) if sockets.refuses(&received) => {
+                    served += 1;
+                    self.refuse(carrier, &received);
+                }
                 Ok(Some(received)) => served += self.deliver(carrier, *bound, &received),
                 Ok(None) => served += 1,
                 Err(Errno::EAGAIN) => return,
@@ -275,8 +302,21 @@ impl Desk {
             }
         }
         let client = SocketAddrV4::new(client.ip(), client.port());
-        let from_host = index == LOOPBACK || client.ip().is_loopback() || *client.ip() == local;
+        // What comes by another device with a source of loopback is nobody's, and is refused with its network.
+        let from_host = index == LOOPBACK || *client.ip() == local;
         Ok(Some(Received { bytes, each, client, local, from_host }))
+    }
+
+    /// Counts what is lost; the host half is told at once, and of more within a second with the next.
+    fn refuse(&mut self, carrier: &Carrier, received: &Received) {
+        let datagrams = received.bytes.div_ceil(received.each).max(1);
+        self.refused = self.refused.saturating_add(u32::try_from(datagrams).unwrap_or(u32::MAX));
+        if self.refused_told_at.is_none_or(|at| at.elapsed() >= REFUSED_AGAIN)
+            && carrier.team.tell(Report::Refused(self.refused)).unwrap_or(false)
+        {
+            self.refused = 0;
+            self.refused_told_at = Some(Instant::now());
+        }
     }
 
     /// Writes what was received as packets; returns how many there were.
