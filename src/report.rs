@@ -312,10 +312,45 @@ fn hints(error: &Error) -> Vec<&'static str> {
         Error::Config(_) => vec!["every key is explained in /etc/u7s/config.toml"],
         Error::NoRun => vec!["u7s check    (is this machine ready for one?)"],
         Error::Inside => vec!["exit, then run it on the host"],
-        Error::Reset(_) => vec!["kubeadm reset    (again: what is done already holds)"],
+        Error::Reset(errors) => reset_hints(errors),
         Error::Declined => vec!["kubeadm reset --force"],
         Error::Usage(_) => vec!["u7s --help"],
         _ => Vec::new(),
+    }
+}
+
+/// What keeps reset from its end, each kind once, and how to go on.
+fn reset_hints(errors: &[u7s_host::Error]) -> Vec<&'static str> {
+    let mut hints = Vec::new();
+    for hint in errors.iter().flat_map(|error| causes(error)).filter_map(reset_hint) {
+        if !hints.contains(&hint) {
+            hints.push(hint);
+        }
+    }
+    hints.push("kubeadm reset    (again: what is done already holds)");
+    hints
+}
+
+/// An error, or those that it stands for.
+fn causes(error: &u7s_host::Error) -> Vec<&u7s_host::Error> {
+    use u7s_host::Error as Host;
+    match error {
+        Host::Step { source, .. } | Host::Left { source, .. } => causes(source),
+        Host::Several { errors } => errors.iter().flat_map(causes).collect(),
+        other => vec![other],
+    }
+}
+
+fn reset_hint(error: &u7s_host::Error) -> Option<&'static str> {
+    use u7s_host::Error as Host;
+    match error {
+        Host::Alive { .. } => Some(
+            "kill -KILL PID; what is in state D waits for a file system, and a reboot ends it. Until then nothing else is taken away: the nft table still bounds them",
+        ),
+        Host::Link { .. } => Some("ls -l FILE    (where does it lead?); rm FILE"),
+        Host::LeftBehind { .. } => Some("look at it as root, then remove it: rm -r FILE"),
+        Host::Aside { .. } => Some("look at it as root, then remove it: rm -r DIRECTORY.u7s-left"),
+        _ => None,
     }
 }
 

@@ -53,6 +53,7 @@ mod tests {
             "config",
             "load-images",
             "host-apply",
+            "host-stop",
             "version",
         ];
         for command in commands.into_iter().chain(["Exit status:"]) {
@@ -86,6 +87,7 @@ mod tests {
             ("kubeadm", &["init"][..], "init", "kubeadm init"),
             ("kubeadm", &["reset", "-f"], "reset", "kubeadm reset"),
             ("u7s", &["host-apply"], "host-apply", "u7s host-apply"),
+            ("u7s", &["host-stop"], "host-stop", "u7s host-stop"),
             ("u7s", &["load-images"], "load-images", "u7s load-images"),
             ("u7s", &["support"], "support", "u7s support"),
         ] {

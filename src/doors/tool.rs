@@ -14,6 +14,7 @@ mod check;
 mod completion;
 mod config;
 mod host_apply;
+mod host_stop;
 mod kubeconfig;
 mod logs;
 mod plan;
@@ -102,6 +103,8 @@ enum Command {
     LoadImages,
     /// Set again what a reboot loses on the host: modules, sysctls, device modes. u7s.service does this as root.
     HostApply,
+    /// End what a stop of u7s.service does not end in time. u7s-stop.service does this as root.
+    HostStop,
     /// Print what a shell needs to complete command lines of u7s.
     #[command(after_help = completion::HELP)]
     Completion(completion::Completion),
@@ -152,6 +155,7 @@ pub fn run(argv: &[OsString]) -> Result<End, Error> {
         Command::Config { command } => config::run(command),
         Command::LoadImages => images::run(),
         Command::HostApply => host_apply::run(),
+        Command::HostStop => host_stop::run(),
         Command::Completion(completion) => completion::run(&completion),
         Command::Version => version(),
     }

@@ -30,6 +30,19 @@ pub(super) const TABLE: Table = &[
     ("u7s check    (is this machine ready for one?)", "u7s check    (готова ли к этому машина?)"),
     ("exit, then run it on the host", "exit, затем выполните это на хосте"),
     (
+        "kill -KILL PID; what is in state D waits for a file system, and a reboot ends it. Until then nothing else is taken away: the nft table still bounds them",
+        "kill -KILL PID; процесс в состоянии D ждёт файловую систему, его завершит перезагрузка. До тех пор больше ничего не удаляется: таблица nft по-прежнему их ограничивает",
+    ),
+    ("ls -l FILE    (where does it lead?); rm FILE", "ls -l FILE    (куда ведёт ссылка?); rm FILE"),
+    (
+        "look at it as root, then remove it: rm -r FILE",
+        "посмотрите на это как root, затем удалите: rm -r FILE",
+    ),
+    (
+        "look at it as root, then remove it: rm -r DIRECTORY.u7s-left",
+        "посмотрите на это как root, затем удалите: rm -r DIRECTORY.u7s-left",
+    ),
+    (
         "kubeadm reset    (again: what is done already holds)",
         "kubeadm reset    (ещё раз: сделанное повторяться не будет)",
     ),

@@ -95,9 +95,26 @@ pub(super) const TABLE: Table = &[
         "the cluster of an earlier init is here, but its API server was not ready within {seconds} s; see: u7s status; u7s logs kubelet; to begin anew: kubeadm reset",
         "здесь есть кластер от прежнего init, но его сервер API не стал готов за {seconds} с; см.: u7s status; u7s logs kubelet; чтобы начать заново: kubeadm reset",
     ),
+    // crates/host/src/apply/clear.rs
     (
-        "{files} of uid {uid} is left in a directory of root: look at it and remove it",
-        "{files} пользователя uid {uid} остался в каталоге root: проверьте и удалите",
+        "it is a symbolic link of root's in the place of a directory; if it may go, rm it",
+        "это символьная ссылка root на месте каталога; если она не нужна, удалите её (rm)",
+    ),
+    ("something is mounted there; umount it", "там что-то смонтировано; выполните umount"),
+    ("it is immutable; chattr -R -i -a it", "он неизменяемый; выполните chattr -R -i -a"),
+    (
+        "it is read-only; remount it, or of a btrfs snapshot: btrfs property set it ro false",
+        "он только для чтения; перемонтируйте, а для снимка btrfs: btrfs property set ... ro false",
+    ),
+    ("cannot unmount {path}", "не удаётся отмонтировать {path}"),
+    ("processes of {what} still live: {processes*}", "процессы {what} ещё живы: {processes*}"),
+    (
+        "{path} is left, of others than root: {reason*}",
+        "{path} не удалён, хотя принадлежит не root: {reason*}",
+    ),
+    (
+        "{path} holds what is not root's, so it is {aside} now, closed to everybody but root",
+        "в {path} есть принадлежащее не root, поэтому теперь это {aside}, закрытый для всех, кроме root",
     ),
     ("secrets are left behind ({paths}); and before that", "остались секреты ({paths}); а до этого"),
     ("the former content of {path} is damaged", "прежнее содержимое {path} повреждено"),

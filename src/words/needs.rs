@@ -3,6 +3,22 @@
 use super::Table;
 
 pub(super) const TABLE: Table = &[
+    // What an attacker may have left.
+    (
+        "{path} of uid {uid} may be changed by others than root, and a node would trust it",
+        "{path} (uid {uid}) может изменить не только root, а узел стал бы ему доверять",
+    ),
+    ("ls -ldn {paths*}; if it may go: rm -r {again*}", "ls -ldn {paths*}; если это не нужно: rm -r {again*}"),
+    (
+        "{user} lingers: what it wants is started at each boot, outside of the unit's bounds",
+        "для {user} включён фоновый менеджер: при каждой загрузке запускается то, что он захочет, вне ограничений службы",
+    ),
+    ("loginctl disable-linger {user}", "loginctl disable-linger {user}"),
+    ("/etc/kubernetes holds only what root put there", "в /etc/kubernetes только то, что положил root"),
+    (
+        "nothing of u7s-admin is started beside u7s.service",
+        "помимо u7s.service от имени u7s-admin ничего не запускается",
+    ),
     // The caller, the unit, the kernel.
     ("user is not running as root", "программа запущена не от имени root"),
     ("{unit} is not installed (systemd says {state})", "{unit} не установлена (systemd сообщает: {state})"),

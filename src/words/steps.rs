@@ -30,6 +30,27 @@ pub(super) const TABLE: Table = &[
     ),
     ("start {unit} within {seconds} s", "запустить {unit} не дольше чем за {seconds} с"),
     ("stop {unit} within {seconds} s", "остановить {unit} не дольше чем за {seconds} с"),
+    (
+        "end lingering and sessions of {user} within {seconds} s",
+        "завершить фоновый менеджер и сеансы {user} не дольше чем за {seconds} с",
+    ),
+    (
+        "remove what {user} and its subordinate ids own in {dirs*}",
+        "удалить принадлежащее {user} и его подчинённым идентификаторам в {dirs*}",
+    ),
+    (
+        "end all processes of {user} and its subordinate ids within {seconds} s",
+        "завершить все процессы {user} и его подчинённых идентификаторов не дольше чем за {seconds} с",
+    ),
+    (
+        "unmount and remove {path}, and unmount what {user} mounted by FUSE",
+        "отмонтировать и удалить {path}, отмонтировать смонтированное {user} через FUSE",
+    ),
+    ("remove what is not root's from {path}", "удалить из {path} всё, что принадлежит не root"),
+    (
+        "remove {names*}, and what is not root's, from {path}",
+        "удалить {names*} и всё, что принадлежит не root, из {path}",
+    ),
     ("enable {unit}", "включить {unit}"),
     ("disable {unit}", "выключить {unit}"),
     ("load the images of {path}", "загрузить образы из {path}"),
@@ -124,7 +145,15 @@ pub(super) const TABLE: Table = &[
     ),
     ("ends the namespaces and all in them", "завершает пространства имён и всё в них"),
     ("containers, images, etcd, logs of the node", "контейнеры, образы, etcd и журналы узла"),
-    ("static pods of the control plane", "статические поды управляющего узла"),
+    ("it bounds the stop of the former", "она ограничивает время остановки предыдущей"),
+    (
+        "cron and at would start something of the node again",
+        "cron и at снова запустили бы что-то от имени узла",
+    ),
+    ("what broke out of a pod may have begun some", "их могло начать то, что вырвалось из пода"),
+    ("nothing of the node may outlive its bounds", "ничто от узла не должно пережить его ограничения"),
+    ("it was the node's", "это принадлежало узлу"),
+    ("the node could leave something there", "узел мог оставить там что-нибудь"),
     ("of the cluster that goes", "от удаляемого кластера"),
     (
         "a kube-proxy with kubeadm's settings wants it so, and cannot set it inside",
@@ -135,7 +164,15 @@ pub(super) const TABLE: Table = &[
     ("waiting for the API server of the existing cluster", "ожидание сервера API существующего кластера"),
     ("waiting for {unit}", "ожидание {unit}"),
     ("waiting for {unit} to end", "ожидание завершения {unit}"),
+    (
+        "waiting for processes that were killed to end",
+        "ожидание завершения принудительно остановленных процессов",
+    ),
     ("copying {name} ({number} of {all})", "копирование {name} ({number} из {all})"),
+    (
+        "{why*}; the cluster does not hear that this node leaves: on another control plane, kubectl delete node, and for etcd etcdctl member remove",
+        "{why*}; кластер не узнает, что этот узел уходит: на другом управляющем узле kubectl delete node, а для etcd - etcdctl member remove",
+    ),
     ("it is not there", "этого нет"),
     (
         "in this network namespace nobody may set it",

@@ -6,10 +6,12 @@
 mod balance;
 mod cluster;
 mod commands;
+mod double;
 mod faults;
 mod firewall;
 mod flannel;
 mod ha;
+mod hostile_stop;
 mod hostile_waits;
 mod init;
 mod join;
@@ -83,6 +85,7 @@ const GROUPS: [Group; 13] = [
     Group { name: "flannel", modules: &[flannel::TESTS] },
     Group { name: "firewall", modules: &[firewall::TESTS, rootful::TESTS] },
     Group { name: "package", modules: &[package::TESTS] },
+    Group { name: "hostile", modules: &[hostile_stop::TESTS] },
     Group { name: "troubles", modules: &[troubles::TESTS, hostile_waits::TESTS] },
     Group { name: "refusals", modules: &[refusals::TESTS] },
     Group { name: LONG, modules: &[faults::LONG, upgrade::TESTS] },
@@ -93,6 +96,9 @@ const LONG: &str = "long";
 
 /// `U7S_NODES=NAME` runs one group, `U7S_NODES=names` tells their names; without, all run.
 fn main() -> ExitCode {
+    if let Some(ended) = double::play() {
+        return ended;
+    }
     let wanted = std::env::var("U7S_NODES").unwrap_or_default();
     if wanted == "names" {
         GROUPS.iter().for_each(|group| world::say(group.name));

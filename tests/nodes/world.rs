@@ -34,6 +34,7 @@ pub(crate) struct World {
     stranger: Mutex<Slot<Bare>>,
     trio: Mutex<Slot<Trio>>,
     walled: Mutex<Slot<Walled>>,
+    hostile: Mutex<Slot<Cluster>>,
     packaged: Mutex<Slot<Packaged>>,
     troubled: Mutex<Slot<Cluster>>,
     upgraded: Mutex<Slot<Upgraded>>,
@@ -105,6 +106,11 @@ impl World {
         hold(&self.walled, || Walled::new(&*self.lan()?))
     }
 
+    /// The node whose supervisor is an attacker's.
+    pub(crate) fn hostile(&self) -> Result<Held<'_, Cluster>, Box<dyn Error>> {
+        hold(&self.hostile, || crate::hostile_stop::make(self))
+    }
+
     /// The node that has u7s from its package.
     pub(crate) fn packaged(&self) -> Result<Held<'_, Packaged>, Box<dyn Error>> {
         hold(&self.packaged, || Packaged::new(&*self.lan()?))
@@ -151,6 +157,7 @@ impl World {
         *self.bare.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.walled.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
+        *self.hostile.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.packaged.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
         *self.troubled.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
     }

@@ -289,13 +289,37 @@ pub enum Error {
         /// How long it was waited for.
         seconds: u64,
     },
-    /// What the node's user made in a directory that is root's again.
-    #[error("{} of uid {uid} is left in a directory of root: look at it and remove it", path.display())]
+    /// Something could not be unmounted.
+    #[error("cannot unmount {path}")]
+    Unmount {
+        /// Where it is mounted.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// Processes of the node live though they were killed.
+    #[error("processes of {what} still live: {processes}")]
+    Alive {
+        /// The unit, or the user.
+        what: String,
+        /// Pid, name, uid and state of each, at most five.
+        processes: String,
+    },
+    /// Something that others than root made, or may change, could not be removed.
+    #[error("{path} is left, of others than root: {reason}")]
     LeftBehind {
         /// It.
         path: PathBuf,
-        /// Whose it is.
-        uid: u32,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A directory of root's still holds what others than root made: it was put aside.
+    #[error("{path} holds what is not root's, so it is {aside} now, closed to everybody but root")]
+    Aside {
+        /// Where it was.
+        path: PathBuf,
+        /// Where it is.
+        aside: PathBuf,
     },
     /// Several things went wrong in one step that goes on after errors.
     #[error("{}", .errors.iter().map(whole).collect::<Vec<_>>().join("; "))]

@@ -19,10 +19,12 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use crate::error::{Error, opening};
 
 mod named;
+mod strangers;
 mod sweep;
 
 pub use named::{Author, is_own_descriptor};
 pub(crate) use named::{author, open_told, proc_path, read_told, refused};
+pub(crate) use strangers::{Cleared, Stays, clear, others, roots_own, without_access_lists};
 pub(crate) use sweep::remove_tree;
 
 /// What most files that we read may hold at most, bytes.
@@ -282,10 +284,22 @@ fn each_name(dir: &OwnedFd, see: &mut dyn FnMut(&OsStr) -> nix::Result<ControlFl
     Ok(())
 }
 
+/// The first [`MOST_NAMES`] names in an open directory.
+pub(crate) fn names(dir: &OwnedFd) -> nix::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    each_name(dir, &mut |name| {
+        names.push(name.to_owned());
+        let full = names.len() == MOST_NAMES;
+        Ok(if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    Ok(names)
+}
+
 /// Names in the directory at `path`, sorted; empty if it does not exist.
 ///
 /// # Errors
 /// `TooManyFiles`: more than [`MOST_NAMES`]. `Link`, `NotDirectory`, `Read`.
+#[cfg(test)]
 pub(crate) fn list(path: &Path) -> Result<Vec<OsString>, Error> {
     let (names, whole) = some(path, MOST_NAMES, &|_| true)?;
     if whole { Ok(names) } else { Err(Error::TooManyFiles { path: path.to_owned(), limit: MOST_NAMES }) }
@@ -373,6 +387,11 @@ pub(crate) fn open(path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
     openat2(nix::fcntl::AT_FDCWD, path, OpenHow::new().flags(flags).resolve(resolve))
 }
 
+/// Opens what lies below an open directory: no link is followed, nothing outside is reached.
+pub(crate) fn open_below(dir: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    open_in(dir, path.as_os_str(), flags)
+}
+
 fn open_in(dir: &OwnedFd, name: &OsStr, flags: OFlag) -> nix::Result<OwnedFd> {
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
     openat2(dir, name, OpenHow::new().flags(flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).resolve(resolve))
@@ -388,7 +407,8 @@ fn parent_of(path: &Path) -> Result<Option<(OwnedFd, &OsStr)>, Error> {
     }
 }
 
-fn stat_in(dir: &OwnedFd, name: &OsStr) -> nix::Result<Option<FileStat>> {
+/// What an open directory has under a name, itself not followed.
+pub(crate) fn stat_in(dir: &OwnedFd, name: &OsStr) -> nix::Result<Option<FileStat>> {
     match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::ENOENT) => Ok(None),

@@ -14,6 +14,7 @@ pub mod error;
 pub mod lock;
 pub mod oci;
 pub mod probe;
+pub mod stop;
 pub mod support;
 pub mod timings;
 pub mod undo;
@@ -21,6 +22,7 @@ pub mod undo;
 mod child;
 mod files;
 mod nft;
+mod processes;
 mod programs;
 mod systemd;
 

@@ -22,6 +22,7 @@ const NAME: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
+const SLICE: &str = "org.freedesktop.systemd1.Slice";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const ROOT: &str = "/org/freedesktop/systemd1";
 
@@ -58,8 +59,14 @@ pub(crate) struct UnitState {
 }
 
 impl UnitState {
-    fn rests(&self) -> bool {
+    /// No process is wanted, and no next try is waited for.
+    pub(crate) fn rests(&self) -> bool {
         matches!(self.fact.active.as_str(), "inactive" | "failed" | "")
+    }
+
+    /// A job of it waits or runs.
+    pub(crate) fn has_job(&self) -> bool {
+        self.job != 0
     }
 }
 
@@ -192,6 +199,48 @@ impl Systemd {
         }
     }
 
+    /// Sends SIGKILL to all processes of a unit.
+    pub(crate) fn kill(&self, unit: &str) -> Result<(), Error> {
+        self.manager(
+            &format!("kill {unit}"),
+            "KillUnit",
+            &(unit, "all", nix::sys::signal::Signal::SIGKILL as i32),
+        )
+    }
+
+    /// The unit's cgroup, below /sys/fs/cgroup; empty if it has none.
+    pub(crate) fn control_group(&self, unit: &str) -> Result<String, Error> {
+        let interface = if unit.ends_with(".slice") { SLICE } else { SERVICE };
+        Ok(text(&self.properties_of(unit, interface)?, "ControlGroup"))
+    }
+
+    /// `TimeoutStopSec=` of a service; `None`: infinity.
+    pub(crate) fn stop_timeout(&self, unit: &str) -> Result<Option<Duration>, Error> {
+        let micros = number(self.properties_of(unit, SERVICE)?.get("TimeoutStopUSec").map(|limit| &**limit));
+        Ok((micros != u64::MAX).then(|| Duration::from_micros(micros)))
+    }
+
+    fn properties_of(&self, unit: &str, interface: &str) -> Result<Properties, Error> {
+        let what = format!("look at {unit}");
+        let path: OwnedObjectPath = self.manager(&what, "LoadUnit", &(unit,))?;
+        self.properties(&what, path.as_str(), interface)
+    }
+
+    /// Ends that a user's manager runs without a session; logind forgets it then.
+    ///
+    /// Source: org.freedesktop.login1(5).
+    pub(crate) fn stop_lingering(&self, uid: u32) -> Result<(), Error> {
+        let what = (Some("org.freedesktop.login1.Manager"), "SetUserLinger", (uid, false, false));
+        let name = Some("org.freedesktop.login1");
+        let calling = self.connection.call_method(name, "/org/freedesktop/login1", what.0, what.1, &what.2);
+        let answer = self.runtime.block_on(async { tokio::time::timeout(CALL, calling).await });
+        let answer = answer.unwrap_or_else(|_| Err(late("SetUserLinger")));
+        answer.map(drop).map_err(|source| Error::Systemd {
+            operation: format!("stop the lingering of uid {uid}"),
+            source: Box::new(source),
+        })
+    }
+
     /// Clears a failed state.
     pub(crate) fn reset_failed(&self, unit: &str) -> Result<(), Error> {
         self.manager(&format!("clear the failed state of {unit}"), "ResetFailedUnit", &(unit,))
@@ -220,7 +269,8 @@ impl Systemd {
         self.reload()
     }
 
-    fn pause(&self) {
+    /// Waits until the next look is due.
+    pub(crate) fn pause(&self) {
         self.runtime.block_on(async { tokio::time::sleep(LOOK).await });
     }
 

@@ -26,6 +26,8 @@ fn main() {
             failing,
         ),
         Trial::test("a_unit_that_hangs_is_named_after_the_deadline_with_its_status", hanging),
+        Trial::test("a_unit_whose_main_process_puts_its_stop_off_is_killed_after_the_deadline", put_off),
+        Trial::test("what_a_user_runs_and_has_waiting_beside_its_units_is_ended", beside),
         Trial::test("a_unit_is_enabled_and_disabled_once", enabled),
         Trial::test("facts_tell_version_and_units_of_systemd", facts),
     ];
@@ -167,6 +169,75 @@ fn hanging() -> Result<(), Failed> {
     check(heard.iter().any(|what| what == "u7s-test.service: waiting for tap0"), format!("{heard:?}"))?;
     apply([stop()])?;
     Ok(())
+}
+
+/// One that asks systemd for more time without end, and a child that left its session; neither hears SIGTERM.
+fn put_off() -> Result<(), Failed> {
+    let child = "setsid sh -c \"trap '' TERM; while :; do sleep 1; done\" & ";
+    let ask = "while :; do systemd-notify --ready EXTEND_TIMEOUT_USEC=1000000000000000; sleep 0.1; done";
+    fs::write("/usr/local/bin/u7s-test-evil", format!("#!/bin/sh\ntrap '' TERM\n{child}\n{ask}\n"))?;
+    install(
+        "Type=notify\nNotifyAccess=all\nTimeoutStopSec=1\nExecStart=/bin/sh /usr/local/bin/u7s-test-evil",
+    )?;
+    apply([start(20)])?;
+    let began = Instant::now();
+    check(apply([Action::StopUnit { unit: UNIT.into(), seconds: 3 }])?.done == 1, "stopped")?;
+    println!("stopped in {:?}", began.elapsed());
+    check(began.elapsed() >= Duration::from_secs(3), "systemd itself did not end it")?;
+    check(began.elapsed() < Duration::from_secs(40), "in time")?;
+    check(probe_state()? == "inactive", probe_state()?)?;
+    let left = fs::read_to_string("/sys/fs/cgroup/system.slice/u7s-test.service/cgroup.procs");
+    check(left.is_err(), "its cgroup is gone")?;
+    fs::remove_file("/usr/local/bin/u7s-test-evil")?;
+    check(apply([stop()])?.held == 1, "stopped once")
+}
+
+fn beside() -> Result<(), Failed> {
+    let steps = [
+        Action::CreateUser { name: USER.into(), home: "/var/lib/u7s-test".into() },
+        Action::AddSubids { user: USER.into(), count: 65536 },
+    ];
+    apply(steps)?;
+    let subuid = fs::read_to_string("/etc/subuid")?;
+    let range = subuid.lines().find_map(|line| line.strip_prefix("u7s-test:")).unwrap_or_default();
+    let first: u32 = range.split(':').next().unwrap_or_default().parse()?;
+    let own: u32 = id("-u")?.parse()?;
+    let files =
+        ["/var/lib/systemd/linger/u7s-test", "/var/spool/cron/crontabs/u7s-test", "/tmp/u7s-test-left"];
+    for file in files {
+        fs::create_dir_all(Path::new(file).parent().unwrap_or(Path::new("/")))?;
+        fs::write(file, "x")?;
+    }
+    std::os::unix::fs::chown(files[2], Some(first), None)?;
+    let mut children: Vec<std::process::Child> = Vec::new();
+    for uid in [own, first] {
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(["-c", "trap '' TERM; setsid sleep 1000 & sleep 1000"]);
+        children.push(std::os::unix::process::CommandExt::uid(&mut command, uid).spawn()?);
+    }
+    let user = || USER.to_owned();
+    let end = || {
+        [
+            Action::RemoveOwned {
+                user: user(),
+                dirs: ["/var/spool/cron/crontabs", "/tmp", "/none"].map(Into::into).into(),
+            },
+            Action::EndSessions { user: user(), seconds: 10 },
+            Action::EndProcesses { user: user(), seconds: 20 },
+        ]
+    };
+    check(apply(end())?.done == 3, "ended")?;
+    for child in &mut children {
+        check(!child.wait()?.success(), "killed")?;
+    }
+    check(apply(end())?.held == 3, "ended once")?;
+    check(files.iter().all(|file| !Path::new(file).exists()), "no linger, no crontab, no file")?;
+    check(apply([Action::RestoreHost])?.done == 1, "undone: userdel finds nobody busy")
+}
+
+fn id(flag: &str) -> Result<String, Failed> {
+    let shown = std::process::Command::new("/usr/bin/id").args([flag, USER]).output()?;
+    Ok(String::from_utf8(shown.stdout)?.trim().to_owned())
 }
 
 fn enabled() -> Result<(), Failed> {

@@ -32,7 +32,7 @@ const fn check(id: &'static str, wants: &'static str, by: By) -> Check {
 }
 
 /// All of them, in the order in which `u7s check` shows them.
-pub const CHECKS: [Check; 51] = [
+pub const CHECKS: [Check; 53] = [
     check("KernelVersion", "Linux 5.15 or newer", By::Anybody),
     check("Systemd", "systemd 244 or newer answers", By::Anybody),
     check("Unit", "u7s.service is installed", By::Anybody),
@@ -61,6 +61,8 @@ pub const CHECKS: [Check; 51] = [
     check("Hostname", "the host name can be a node's name", By::Anybody),
     check("ResolvConf", "the host's /etc/resolv.conf is a file that the unit sees", By::Anybody),
     check("EtcdDataDir", "etcd's directory can be the node's own", By::Anybody),
+    check("KubernetesDir", "/etc/kubernetes holds only what root put there", By::Anybody),
+    check("Lingering", "nothing of u7s-admin is started beside u7s.service", By::Anybody),
     check("DefaultRoute", "a default route, so the node has an address", By::Anybody),
     check("PodCIDR", "the pod network is free", By::Anybody),
     check("ServiceCIDR", "the service network is free", By::Anybody),

@@ -99,6 +99,8 @@ pub struct Facts {
     pub patches: Vec<String>,
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
+    /// logind starts the manager of the node's user at each boot.
+    pub lingering: bool,
 }
 
 /// What a resolv.conf is.
@@ -248,6 +250,9 @@ pub struct ClusterFact {
     pub begun: bool,
     /// An earlier init came to its last phase: the running supervisor has the kubelet enabled, and kubelet.conf is there.
     pub finished: bool,
+    /// What /etc/kubernetes holds that neither root nor the node's user made, or that others may change: path and owner, the
+    /// first few. What the node's user made counts as long as the directory is root's.
+    pub strangers: Vec<(PathBuf, u32)>,
     /// Kubeconfigs of the node that are not as kubeadm writes them.
     pub kubeconfigs: Vec<crate::kubeconfig::Fault>,
     /// Boot of an earlier run that was killed before what it wrote was on disk, from [`crate::host::UNSYNCED`].

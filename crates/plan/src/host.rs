@@ -12,6 +12,12 @@ pub const USER: &str = "u7s-admin";
 /// The unit that runs the node.
 pub const UNIT: &str = "u7s.service";
 
+/// The unit that bounds how long a stop of [`UNIT`] takes.
+pub const STOP_UNIT: &str = "u7s-stop.service";
+
+/// Runtime directory of [`UNIT`].
+pub const RUN_DIR: &str = "/run/u7s";
+
 /// Directory of the node's configuration: root's, readable by the node.
 pub const CONFIG_DIR: &str = "/etc/u7s";
 

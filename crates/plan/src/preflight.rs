@@ -94,6 +94,8 @@ pub fn needs(config: &Config, facts: &Facts, merged: &Output) -> Vec<Unmet> {
     unmet.extend(hostname(&merged.node_name));
     unmet.extend(resolver(facts));
     unmet.extend(etcd_data(merged));
+    unmet.extend(strangers(facts));
+    unmet.extend(lingering(facts));
     unmet.extend(network::needs(config, facts, merged));
     unmet.extend(ports(facts, merged));
     if merged.role.joins() {
@@ -128,6 +130,7 @@ pub fn standing_needs(facts: &Facts, node: &NodeSpec) -> Vec<Unmet> {
     unmet.extend(tun(facts));
     unmet.extend(ids::same_subids(facts, node));
     unmet.extend(home(facts));
+    unmet.extend(lingering(facts));
     unmet.extend(resolver(facts).filter(|need| need.level == Level::Error));
     let tcp = node.forwards.iter().filter(|forward| forward.protocol == Protocol::Tcp);
     unmet.extend(tcp.filter_map(|forward| taken(facts, forward.address, forward.port)));
@@ -375,6 +378,36 @@ fn plugins(config: &Config, facts: &Facts) -> Vec<Unmet> {
 
 /// File systems that cannot carry the upper layer of an overlay, or not from a user namespace.
 const BAD_STORES: [&str; 8] = ["nfs", "nfs4", "cifs", "smb3", "overlay", "vfat", "9p", "virtiofs"];
+
+/// The node, and a kubelet of root's after it, take what lies there for their own.
+fn strangers(facts: &Facts) -> Option<Unmet> {
+    let (first, uid) = facts.cluster.strangers.first()?;
+    let paths: Vec<String> =
+        facts.cluster.strangers.iter().map(|(path, _)| path.display().to_string()).collect();
+    Some(error(
+        "KubernetesDir",
+        format!(
+            "{} of uid {uid} may be changed by others than root, and a node would trust it",
+            first.display()
+        ),
+        format!("ls -ldn {0}; if it may go: rm -r {0}", paths.join(" ")),
+    ))
+}
+
+/// A node needs none: whoever broke out of a pod may have asked logind for it, to outlive the unit and its bounds.
+fn lingering(facts: &Facts) -> Option<Unmet> {
+    facts.lingering.then(|| Unmet {
+        level: Level::Warning,
+        ..error(
+            "Lingering",
+            format!(
+                "{} lingers: what it wants is started at each boot, outside of the unit's bounds",
+                host::USER
+            ),
+            format!("loginctl disable-linger {}", host::USER),
+        )
+    })
+}
 
 fn home(facts: &Facts) -> Vec<Unmet> {
     let mut unmet = Vec::new();

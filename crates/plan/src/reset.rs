@@ -1,4 +1,7 @@
-//! `kubeadm reset` as a plan: the real reset inside, then everything that `init` wrote, from the last phase to the first.
+//! `kubeadm reset` as a plan: the real reset inside, the end of everything that lives of the node, then everything that `init` wrote.
+//!
+//! Whoever broke out of a pod may have all ids of the node, and what it had: so nothing is taken away that holds it before it is
+//! dead, the nft table last of all, and nothing of it stays in a directory that is root's again.
 //!
 //! What was there before init stays: the administrator's configuration, images in /var/lib/u7s, packaged files, and the user with
 //! its subordinate ids unless phase Host made them, which undo.json knows.
@@ -16,10 +19,14 @@ use crate::request;
 use crate::step::{Action, Owner, Phase, Plan, Step};
 use crate::timings;
 
-/// Files that kubeadm makes in /etc/kubernetes.
+/// What kubeadm makes in /etc/kubernetes, and our audit policy and log: each goes with all it holds.
 ///
 /// Source: kubernetes, cmd/kubeadm/app/cmd/phases/reset/cleanupnode.go, `resetConfigDir`.
-const KUBERNETES_FILES: [&str; 6] = [
+const KUBERNETES_NAMES: [&str; 10] = [
+    "manifests",
+    "pki",
+    "tmp",
+    "audit",
     "admin.conf",
     "super-admin.conf",
     "kubelet.conf",
@@ -28,8 +35,29 @@ const KUBERNETES_FILES: [&str; 6] = [
     "scheduler.conf",
 ];
 
-/// Directories there that are kubeadm's or ours with all they hold.
-const KUBERNETES_TREES: [&str; 3] = ["pki", "tmp", "audit"];
+/// Where cron and at keep the jobs of users.
+///
+/// Source: cron(8) of Debian, of cronie, of busybox; at(1); openSUSE's and Fedora's packages.
+const JOBS: [&str; 9] = [
+    "/var/spool/cron",
+    "/var/spool/cron/crontabs",
+    "/var/spool/cron/tabs",
+    "/var/spool/cron/atjobs",
+    "/var/spool/cron/atspool",
+    "/var/spool/at",
+    "/var/spool/at/spool",
+    "/var/spool/atjobs",
+    "/var/spool/atspool",
+];
+
+/// Directories of the host in which every user may leave something.
+const SHARED: [&str; 5] = ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock"];
+
+/// How long what was asked to end beside the unit has, seconds.
+const SESSIONS: u64 = 10;
+
+/// How long killed processes have to be gone, seconds.
+const PROCESSES: u64 = 20;
 
 /// Plans `kubeadm reset`.
 ///
@@ -37,23 +65,28 @@ const KUBERNETES_TREES: [&str; 3] = ["pki", "tmp", "audit"];
 /// nothing. The question "are you sure" was asked before: the real kubeadm gets `--force`.
 ///
 /// The real reset runs only while the unit is active, or comes back from a kill; without it nothing of the cluster runs, and the files go all the same.
-/// Files in /etc/kubernetes are removed by their owner, the node's user. The node's tree holds what subordinate ids own, so root
-/// removes it, once the unit is down and nobody can move things under it.
+/// Root removes the files, once nothing lives that has one of the node's ids: subordinate ids own some, which the node's user could
+/// not remove. A step that ends processes and fails ends the whole reset.
 #[must_use]
 pub fn reset(config: &Config, request: &request::Reset, facts: &Facts) -> Plan {
     let home = facts.user.as_ref().map_or_else(|| host::HOME.into(), |user| user.home.clone());
     let mut plan = Plan::default();
     plan.push(Phase::Enable, vec![disable()]);
-    plan.push(Phase::Publish, unpublish(&home));
     plan.push(Phase::Cluster, cluster(config, request, facts));
-    plan.push(Phase::Namespace, vec![stop(config)]);
+    plan.push(Phase::Namespace, end(config, facts));
+    plan.push(Phase::Publish, unpublish(&home));
     plan.push(Phase::Configure, configure(facts, &home));
-    plan.push(Phase::Host, host_steps());
+    plan.push(Phase::Host, host_steps(config, facts));
     plan
 }
 
-fn host_steps() -> Vec<Step> {
-    vec![
+fn host_steps(config: &Config, facts: &Facts) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if facts.user.is_some() {
+        steps.push(end_processes(config));
+        steps.push(Step::root(owned(&SHARED), "the node could leave something there"));
+    }
+    steps.extend([
         Step::root(Action::RemoveFirewall, "nothing is left whose traffic it bounds"),
         Step::root(Action::RemoveFile { path: timings::PATH.into() }, "written by init"),
         Step::root(
@@ -61,7 +94,8 @@ fn host_steps() -> Vec<Step> {
             "nothing is left to be brought to disk",
         ),
         Step::root(Action::RestoreHost, "the host is as it was before init"),
-    ]
+    ]);
+    steps
 }
 
 fn disable() -> Step {
@@ -125,16 +159,49 @@ fn is_force(flag: &str) -> bool {
     flag == "-f" || flag == "--force" || flag.starts_with("--force=")
 }
 
-fn stop(config: &Config) -> Step {
+/// What lives of the node, in the unit and beside it.
+fn end(config: &Config, facts: &Facts) -> Vec<Step> {
     let seconds = 120 * u64::from(config.timeout_factor);
-    Step::root(Action::StopUnit { unit: host::UNIT.into(), seconds }, "ends the namespaces and all in them")
+    let stop = |unit: &str| Action::StopUnit { unit: unit.into(), seconds };
+    let mut steps = vec![
+        Step::root(stop(host::UNIT), "ends the namespaces and all in them"),
+        Step::root(stop(host::STOP_UNIT), "it bounds the stop of the former"),
+    ];
+    if facts.user.is_some() {
+        let user = || host::USER.to_owned();
+        let sessions =
+            Action::EndSessions { user: user(), seconds: SESSIONS * u64::from(config.timeout_factor) };
+        let unmount = Action::Unmount { user: user(), path: host::RUN_DIR.into() };
+        steps.extend([
+            Step::root(owned(&JOBS), "cron and at would start something of the node again"),
+            Step::root(sessions, "what broke out of a pod may have begun some"),
+            end_processes(config),
+            Step::root(unmount, "it was the node's"),
+        ]);
+    }
+    steps
+}
+
+fn end_processes(config: &Config) -> Step {
+    let seconds = PROCESSES * u64::from(config.timeout_factor);
+    let action = Action::EndProcesses { user: host::USER.into(), seconds };
+    Step::root(action, "nothing of the node may outlive its bounds")
+}
+
+fn owned(dirs: &[&str]) -> Action {
+    Action::RemoveOwned { user: host::USER.into(), dirs: dirs.iter().map(PathBuf::from).collect() }
 }
 
 fn configure(facts: &Facts, home: &Path) -> Vec<Step> {
     let mut steps = Vec::new();
     if facts.user.is_some() {
-        steps.extend(kubernetes());
-        steps.push(Step::root(tree(host::tree(home), false), "containers, images, etcd, logs of the node"));
+        steps.push(clear(host::KUBERNETES_DIR, &KUBERNETES_NAMES, "of the cluster that goes"));
+        steps.push(if home == Path::new(host::HOME) {
+            clear(home, &["node"], "containers, images, etcd, logs of the node")
+        } else {
+            // A home that an administrator chose may hold more than a node.
+            Step::root(tree(host::tree(home), false), "containers, images, etcd, logs of the node")
+        });
     }
     let files = [node::PATH, crio::PATH, crio::STORAGE_PATH, crio::POLICY_PATH];
     steps.extend(files.map(|path| Step::root(Action::RemoveFile { path: path.into() }, "written by init")));
@@ -142,17 +209,9 @@ fn configure(facts: &Facts, home: &Path) -> Vec<Step> {
     steps
 }
 
-fn kubernetes() -> Vec<Step> {
-    let below = |name: &str| Path::new(host::KUBERNETES_DIR).join(name);
-    let mut steps = vec![Step::user(tree(below("manifests"), true), "static pods of the control plane")];
-    steps.extend(
-        KUBERNETES_TREES.map(|name| Step::user(tree(below(name), false), "of the cluster that goes")),
-    );
-    steps.extend(
-        KUBERNETES_FILES
-            .map(|name| Step::user(Action::RemoveFile { path: below(name) }, "of the cluster that goes")),
-    );
-    steps
+fn clear(path: impl Into<PathBuf>, names: &[&str], why: &'static str) -> Step {
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    Step::root(Action::ClearDir { path: path.into(), names }, why)
 }
 
 fn tree(path: impl Into<PathBuf>, keep_root: bool) -> Action {

@@ -221,11 +221,52 @@ pub enum Action {
         seconds: u64,
     },
     /// Stops a unit and waits until it is inactive; clears a failed state. A unit that is not known is fine.
+    ///
+    /// After the deadline all its processes are killed, by systemd and by their cgroup, and the node's FUSE connections aborted:
+    /// twenty seconds later nothing of it lives, or the step fails and names what does.
     StopUnit {
         /// Unit name.
         unit: String,
         /// Deadline, seconds.
         seconds: u64,
+    },
+    /// Ends what runs of a user beside its units: lingering, its user manager and its sessions.
+    EndSessions {
+        /// Login name.
+        user: String,
+        /// Deadline for each, seconds.
+        seconds: u64,
+    },
+    /// Removes from directories that many users share what this one, or one of its subordinate ids, owns there.
+    ///
+    /// In a spool of cron what has the user's name is its own as well.
+    RemoveOwned {
+        /// Login name.
+        user: String,
+        /// The directories; one that is not there is fine.
+        dirs: Vec<PathBuf>,
+    },
+    /// Kills every process of a user and of its subordinate ids, wherever it lives, until there is none.
+    EndProcesses {
+        /// Login name.
+        user: String,
+        /// Deadline, seconds.
+        seconds: u64,
+    },
+    /// Unmounts what is mounted at a path and removes it; unmounts what the user mounted by FUSE, anywhere.
+    Unmount {
+        /// Login name.
+        user: String,
+        /// The path.
+        path: PathBuf,
+    },
+    /// Removes from a directory what others than root put there, or may change, with all that these directories hold; what is
+    /// root's stays. A directory of root's own loses what the node's ids own and nothing else.
+    ClearDir {
+        /// The directory.
+        path: PathBuf,
+        /// Names in it that go, whoever owns what they name, if the directory itself is not root's.
+        names: Vec<String>,
     },
     /// Enables a unit at boot.
     EnableUnit {
@@ -316,6 +357,14 @@ pub enum Done {
     },
 }
 
+impl Action {
+    /// Whether nothing later of a plan may be done when this failed: what comes next relies on a node that is dead.
+    #[must_use]
+    pub fn is_barrier(&self) -> bool {
+        matches!(self, Self::StopUnit { .. } | Self::EndSessions { .. } | Self::EndProcesses { .. })
+    }
+}
+
 impl Done {
     /// The file without which nothing is asked.
     #[must_use]
@@ -401,6 +450,7 @@ impl fmt::Display for Owner {
 }
 
 impl fmt::Display for Action {
+    #[expect(clippy::too_many_lines, reason = "a flat match, one sentence for each action")]
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateUser { name, home } => {
@@ -436,6 +486,24 @@ impl fmt::Display for Action {
             Self::Sync { paths, seconds } => write!(out, "bring {} to disk within {seconds} s", all(paths)),
             Self::StartUnit { unit, seconds, .. } => write!(out, "start {unit} within {seconds} s"),
             Self::StopUnit { unit, seconds } => write!(out, "stop {unit} within {seconds} s"),
+            Self::EndSessions { user, seconds } => {
+                write!(out, "end lingering and sessions of {user} within {seconds} s")
+            }
+            Self::RemoveOwned { user, dirs } => {
+                write!(out, "remove what {user} and its subordinate ids own in {}", listed(dirs))
+            }
+            Self::EndProcesses { user, seconds } => {
+                write!(out, "end all processes of {user} and its subordinate ids within {seconds} s")
+            }
+            Self::Unmount { user, path } => {
+                write!(out, "unmount and remove {}, and unmount what {user} mounted by FUSE", shown(path))
+            }
+            Self::ClearDir { path, names } if names.is_empty() => {
+                write!(out, "remove what is not root's from {}", shown(path))
+            }
+            Self::ClearDir { path, names } => {
+                write!(out, "remove {}, and what is not root's, from {}", names.join(", "), shown(path))
+            }
             Self::EnableUnit { unit } => write!(out, "enable {unit}"),
             Self::DisableUnit { unit } => write!(out, "disable {unit}"),
             Self::LoadImages { source } => write!(out, "load the images of {}", shown(source)),
@@ -466,6 +534,10 @@ impl fmt::Display for Action {
 
 fn all(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| shown(path).to_string()).collect::<Vec<_>>().join(" and ")
+}
+
+fn listed(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| shown(path)).collect::<Vec<_>>().join(", ")
 }
 
 /// An argument vector as it would be typed: words with anything unusual in them are quoted and escaped.

@@ -170,6 +170,21 @@ pub fn parse(text: &str, user: &str, uid: u32) -> Result<Vec<Range>, Error> {
     Ok(own)
 }
 
+/// The user's own ranges and those of everybody else; lines that cannot be understood hold nothing.
+///
+/// For looking at what may be there, not for making a map: see [`parse`].
+#[must_use]
+pub fn claims(text: &str, user: &str, uid: u32) -> (Vec<Range>, Vec<Range>) {
+    let number = uid.to_string();
+    let (mut own, mut others) = (Vec::new(), Vec::new());
+    for line in text.split('\n') {
+        let owner = line.split(':').next().unwrap_or_default();
+        let Ok(range) = range(line) else { continue };
+        if owner == user || owner == number { &mut own } else { &mut others }.push(range);
+    }
+    (own, others)
+}
+
 /// Checks that no range holds the id of a real user.
 ///
 /// # Errors

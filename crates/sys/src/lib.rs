@@ -21,5 +21,6 @@ pub mod streams;
 pub mod tap;
 pub mod tty;
 pub mod userns;
+pub mod xattr;
 
 pub use error::Error;

@@ -17,6 +17,7 @@ use crate::files::Rights;
 use crate::probe;
 use crate::undo::Undo;
 
+mod clear;
 mod etcd;
 mod failpoint;
 mod firewall;
@@ -24,6 +25,7 @@ mod host;
 mod images;
 mod inside;
 mod kubeconfig;
+mod leftovers;
 mod restore;
 mod tree;
 mod units;
@@ -82,6 +84,8 @@ pub struct Applier<'a> {
     tell: &'a mut dyn FnMut(Event<'_>),
     /// A program that makes or joins the cluster came to its end just now: what follows it is not there yet.
     fresh: bool,
+    /// The plan is a reset's: a node that cannot be entered is taken away all the same.
+    resets: bool,
     join_commands: Vec<JoinCommand>,
 }
 
@@ -99,7 +103,8 @@ impl<'a> Applier<'a> {
     /// # Errors
     /// Those of [`Undo::open`].
     pub fn new(user: &str, tell: &'a mut dyn FnMut(Event<'_>)) -> Result<Self, Error> {
-        Ok(Self { user: user.to_owned(), undo: Undo::open()?, tell, fresh: false, join_commands: Vec::new() })
+        let user = user.to_owned();
+        Ok(Self { user, undo: Undo::open()?, tell, fresh: false, resets: false, join_commands: Vec::new() })
     }
 
     /// Keeps former values in another book, for tests and for hosts seen from elsewhere.
@@ -136,8 +141,11 @@ impl<'a> Applier<'a> {
     /// Applies phases in order, goes on after errors and collects them: for reset. A signal that asked this process to end
     /// is obeyed.
     ///
+    /// Only a barrier ends it ([`Action::is_barrier`]): while something of the node lives, nothing is taken away that holds it.
+    ///
     /// Shape: the errors are `Step`, in the order of the steps.
     pub fn run_on<'p>(&mut self, phases: impl IntoIterator<Item = &'p PhaseSteps>) -> (Tally, Vec<Error>) {
+        self.resets = true;
         let mut tally = Tally::default();
         let mut errors = Vec::new();
         for phase in phases {
@@ -146,8 +154,9 @@ impl<'a> Applier<'a> {
             for step in &phase.steps {
                 let failed = self.step(phase.phase, step, &mut tally).err();
                 let interrupted = failed.as_ref().and_then(Error::interrupted).is_some();
+                let stands = failed.is_some() && step.action.is_barrier();
                 errors.extend(failed);
-                if interrupted {
+                if interrupted || stands {
                     return (tally, errors);
                 }
             }
@@ -172,6 +181,15 @@ impl<'a> Applier<'a> {
             }
             Ok(Ended::Skipped(why)) => {
                 tally.skipped += 1;
+                (self.tell)(Event::Skipped(phase, step, why));
+            }
+            Err(error) if self.resets && step.realm == Realm::Inside && is_out_of_reach(&error) => {
+                tally.skipped += 1;
+                let why = format!(
+                    "{}; the cluster does not hear that this node leaves: on another control plane, kubectl delete node, and for etcd \
+                     etcdctl member remove",
+                    whole(&error)
+                );
                 (self.tell)(Event::Skipped(phase, step, why));
             }
             Err(error) => {
@@ -210,6 +228,11 @@ impl<'a> Applier<'a> {
             Action::Sync { paths, seconds } => host::sync(paths, Duration::from_secs(*seconds)),
             Action::StartUnit { unit, follows, seconds } => self.start_unit(unit, follows, *seconds),
             Action::StopUnit { unit, seconds } => self.stop_unit(unit, *seconds),
+            Action::EndSessions { user, seconds } => self.end_sessions(user, *seconds),
+            Action::RemoveOwned { user, dirs } => self.remove_owned(user, dirs),
+            Action::EndProcesses { user, seconds } => self.end_processes(user, *seconds),
+            Action::Unmount { user, path } => self.unmount(user, path),
+            Action::ClearDir { path, names } => self.clear_dir(path, names),
             Action::EnableUnit { unit } => units::enable(unit),
             Action::DisableUnit { unit } => units::disable(unit),
             Action::EnableComponent { component, enabled } => self.enable_component(*component, *enabled),
@@ -261,6 +284,15 @@ impl<'a> Applier<'a> {
     }
 }
 
+/// Whether nothing can be run inside: the supervisor does not answer, or what it says leads nowhere.
+fn is_out_of_reach(error: &Error) -> bool {
+    use crate::enter::Error as Enter;
+    matches!(
+        error,
+        Error::Control(_) | Error::Enter(Enter::Control(_) | Enter::NotOurs { .. } | Enter::Look { .. })
+    )
+}
+
 /// How a program ended, and what it left behind that could not be removed: neither hides the other.
 fn both(ended: Result<Ended, Error>, mut left: Vec<Error>) -> Result<Ended, Error> {
     match ended {
@@ -276,6 +308,8 @@ fn slow(action: &Action) -> bool {
         action,
         Action::StartUnit { .. }
             | Action::StopUnit { .. }
+            | Action::EndSessions { .. }
+            | Action::EndProcesses { .. }
             | Action::LoadImages { .. }
             | Action::Run { .. }
             | Action::Sync { .. }

@@ -1,6 +1,6 @@
 //! Undoes what the book of former values holds, last change first.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use u7s_plan::step::Realm;
 
@@ -47,24 +47,23 @@ impl Applier<'_> {
             .collect()
     }
 
-    /// The deepest first. One that is no longer empty holds what is not ours: it stays, and so does its owner.
+    /// The deepest first; then those that are gone are made again, the topmost first.
     fn restore_directories(&mut self) -> Vec<Error> {
         let mut directories: Vec<(PathBuf, Option<FormerRights>)> =
             self.undo.former().directories.iter().map(|(path, former)| (path.clone(), *former)).collect();
-        let node = self.user().ok().map(|user| user.uid);
         directories.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
-        let restore = |(path, former): (PathBuf, Option<FormerRights>)| match former {
-            None => files::remove_dir(&path).map(drop),
-            Some(former) => match files::directory(&path) {
-                Ok(Some(_)) => {
-                    let node = node.filter(|node| *node != former.uid);
-                    let fitted = files::make_dir(&path, Rights::from(former));
-                    fitted.and_then(|()| node.map_or(Ok(()), |node| given_back(&path, node)))
-                }
-                other => other.map(drop),
-            },
-        };
-        directories.into_iter().filter_map(|directory| restore(directory).err()).collect()
+        let mut errors: Vec<Error> = Vec::new();
+        for (path, former) in &directories {
+            errors.extend(self.give_back(path, *former).err());
+        }
+        let made = directories.iter().rev().filter_map(|(path, former)| {
+            let former = (*former)?;
+            let above = path.parent().is_some_and(|dir| matches!(files::directory(dir), Ok(Some(_))));
+            let gone = above && matches!(files::stat(path), Ok(None));
+            gone.then(|| files::make_dir(path, Rights::from(former)).err()).flatten()
+        });
+        errors.extend(made);
+        errors
     }
 
     fn restore_values(&mut self) -> Vec<Error> {
@@ -89,15 +88,4 @@ impl Applier<'_> {
         let user = former.user.as_deref().map(remove_user);
         subids.into_iter().chain(user).filter_map(Result::err).collect()
     }
-}
-
-/// A directory of the node's user that is root's again may hold what that user put there: a rootful kubelet would run
-/// such a static pod. The directory is closed to the user first, then looked into.
-fn given_back(path: &Path, node: u32) -> Result<(), Error> {
-    for name in files::list(path)? {
-        if files::stat(&path.join(&name))?.is_some_and(|entry| entry.st_uid == node) {
-            return Err(Error::LeftBehind { path: path.join(name), uid: node });
-        }
-    }
-    Ok(())
 }

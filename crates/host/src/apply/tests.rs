@@ -39,6 +39,7 @@ impl Place {
             undo: Undo::open_at(&self.book()).unwrap(),
             tell,
             fresh: false,
+            resets: false,
             join_commands: Vec::new(),
         }
     }
@@ -401,4 +402,18 @@ mod kubeconfigs {
         fs::File::create(place.at("admin.conf")).unwrap().set_len(2 << 20).unwrap();
         assert!(refused().contains("larger than"));
     }
+}
+
+#[test]
+fn while_something_of_the_node_may_live_nothing_later_of_a_reset_is_done() {
+    let place = Place::new();
+    fs::create_dir_all(place.at("")).unwrap();
+    // No systemd knows such a name, and where there is none it cannot be asked.
+    let barrier = Action::StopUnit { unit: "no unit".into(), seconds: 1 };
+    let refused = Action::RemoveTree { path: "relative".into(), keep_root: false };
+    let [first] = phase([refused, write(place.at("before"), ""), barrier, write(place.at("behind"), "")]);
+    let [second] = phase([write(place.at("later"), "")]);
+    let (tally, errors) = place.reset(&[first, second]);
+    assert_eq!((tally.done, errors.len()), (1, 2), "{errors:?}");
+    assert!(place.at("before").exists() && !place.at("behind").exists() && !place.at("later").exists());
 }

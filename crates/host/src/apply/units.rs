@@ -12,6 +12,7 @@ use super::{Applier, Ended, Event};
 use crate::control::Client;
 use crate::error::Error;
 use crate::files;
+use crate::stop;
 use crate::systemd::{Start, Systemd};
 
 impl Applier<'_> {
@@ -59,7 +60,8 @@ impl Applier<'_> {
         }
         let (began, limit) = (Instant::now(), Duration::from_secs(seconds));
         let what = format!("waiting for {unit} to end");
-        systemd.stop(unit, limit, &mut |_| self.waiting(&what, began, limit))?;
+        let ids = self.ids();
+        stop::stop(&systemd, (unit, limit), ids.as_ref(), &mut |_| self.waiting(&what, began, limit))?;
         Ok(Ended::Done)
     }
 

@@ -29,18 +29,24 @@ pub(crate) fn remove_tree(path: &Path, keep_root: bool) -> Result<(), Error> {
         Err(Errno::ENOENT) => return Ok(()),
         Err(errno) => return Err(opening(path, errno)),
     };
-    let mut sweep = Sweep { root: &root, raised: 0, until: Instant::now() + MAX_TIME };
-    let mut rounds = 0;
-    while sweep.round().map_err(failed)? {
-        rounds += 1;
-        if rounds > MAX_ROUNDS {
-            return Err(failed(Errno::EBUSY));
-        }
-    }
+    empty(&root).map_err(failed)?;
     if keep_root {
         return Ok(());
     }
     unlink(&parent, name, UnlinkatFlags::RemoveDir).map_err(failed)
+}
+
+/// Removes all that an open directory holds; see [`remove_tree`].
+pub(super) fn empty(root: &OwnedFd) -> nix::Result<()> {
+    let mut sweep = Sweep { root, raised: 0, until: Instant::now() + MAX_TIME };
+    let mut rounds = 0;
+    while sweep.round()? {
+        rounds += 1;
+        if rounds > MAX_ROUNDS {
+            return Err(Errno::EBUSY);
+        }
+    }
+    Ok(())
 }
 
 /// Directories deeper than this below the root are moved up to it.

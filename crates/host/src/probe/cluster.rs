@@ -1,6 +1,6 @@
 //! State of Kubernetes on this node.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use u7s_plan::control::{ComponentStatus, Status};
@@ -36,10 +36,21 @@ pub(crate) fn cluster(user: Option<&UserFact>, runs: bool, deadline: Duration) -
         api_ready: admin_conf && running.is_some_and(|user| api_ready(user, deadline)),
         begun: BEGUN.into_iter().any(own),
         finished: kubelet_conf && running.is_some_and(finished),
+        strangers: strangers(dir, user),
         kubeconfigs: kubeconfigs(),
         unsynced,
         pki,
     }
+}
+
+/// What init would trust though others than root, and the node's user once the directory is its own, made it or may change it.
+fn strangers(dir: &Path, user: Option<&UserFact>) -> Vec<(PathBuf, u32)> {
+    let Ok(Some(seen)) = files::directory(dir) else { return Vec::new() };
+    let nodes = user.is_some_and(|user| user.uid == seen.uid);
+    let trusted = |stat: &nix::sys::stat::FileStat| {
+        files::roots_own(stat) || (nodes && (stat.st_uid == seen.uid || stat.st_uid == 0))
+    };
+    files::others(dir, &trusted).unwrap_or_default()
 }
 
 /// Kubeconfigs that are not as kubeadm writes them: each is read as data, bounded and not followed.

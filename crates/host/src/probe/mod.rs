@@ -33,7 +33,7 @@ pub(crate) use machine::{Modules, read_only, sysctl};
 pub use standing::standing;
 pub use trial::trial;
 pub use users::find as user;
-pub(crate) use users::users;
+pub(crate) use users::{LINGER, users};
 
 /// Sees all that [`Facts`] holds.
 ///

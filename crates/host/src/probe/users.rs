@@ -19,8 +19,14 @@ pub(crate) fn fill(facts: &mut Facts, name: &str) {
     let home = facts.user.as_ref().map_or_else(|| PathBuf::from(host::HOME), |user| user.home.clone());
     facts.home_fs = file_system(&proc_text("/proc/self/mountinfo"), &home);
     facts.space = space(&home);
+    facts.lingering = matches!(files::stat(&Path::new(LINGER).join(name)), Ok(Some(_)));
     facts.inside = inside(&text("/proc/self/uid_map"), facts.user.as_ref());
 }
+
+/// A file here makes logind start the manager of the user that it is named after, at each boot.
+///
+/// Source: systemd, src/login/logind-dbus.c, `method_set_user_linger`.
+pub(crate) const LINGER: &str = "/var/lib/systemd/linger";
 
 /// The user as the host's databases know it.
 #[must_use]

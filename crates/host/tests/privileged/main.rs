@@ -24,7 +24,9 @@ fn main() {
         Trial::test("s7_a_step_of_the_user_is_done_as_the_user_and_undone", as_the_user),
         Trial::test("s7_a_link_planted_by_the_user_leads_nobody_out", planted),
         Trial::test("s7_a_racing_user_cannot_lead_root_out_of_its_tree", raced),
-        Trial::test("what_the_user_left_in_a_directory_that_is_roots_again_is_named", left_behind),
+        Trial::test("a_directory_that_is_given_back_holds_nothing_that_others_than_root_made", given_back),
+        Trial::test("a_directory_of_roots_loses_only_what_is_the_nodes", of_root),
+        Trial::test("a_directory_that_cannot_be_cleared_is_put_aside_and_named", put_aside),
         Trial::test("a_tree_of_several_owners_is_removed_by_root", several_owners),
     ];
     let trials = own.into_iter().chain(told::trials()).collect();
@@ -138,23 +140,97 @@ fn raced() -> Result<(), Failed> {
     check(seen == 1 && fs::read(place.at("target/precious"))? == b"precious", "root's directory is untouched")
 }
 
-/// A static pod that the user left in /etc/kubernetes/manifests would be run by the next rootful kubelet.
-fn left_behind() -> Result<(), Failed> {
+/// An id that no account has: one of the node's subordinate ids is like that.
+const SUBORDINATE: u32 = 524_289;
+
+impl Place {
+    /// A directory of root's that was made fit for the user, as init does.
+    fn fitted(&self, path: &str) -> Result<(), Failed> {
+        let fit = Action::MakeDir { path: self.at(path), mode: 0o700, owner: Owner::Node, fit: true };
+        self.apply(Realm::Root, fit)?;
+        Ok(())
+    }
+
+    fn owned(&self, path: &str, id: u32, mode: u32) -> Result<(), Failed> {
+        fs::write(self.at(path), "LD_PRELOAD=/evil.so")?;
+        chown(self.at(path), Some(id), Some(id))?;
+        Ok(fs::set_permissions(self.at(path), fs::Permissions::from_mode(mode))?)
+    }
+}
+
+/// A static pod that the node left in /etc/kubernetes/manifests would be run by the next rootful kubelet.
+fn given_back() -> Result<(), Failed> {
     let place = Place::new();
-    fs::create_dir(place.at("manifests"))?;
-    let fit = Action::MakeDir { path: place.at("manifests"), mode: 0o700, owner: Owner::Node, fit: true };
-    place.apply(Realm::Root, fit)?;
-    fs::write(place.at("manifests/pod.yaml"), "")?;
-    chown(place.at("manifests/pod.yaml"), Some(ID), Some(ID))?;
-    let refused = place.apply(Realm::Root, Action::RestoreHost).map(drop).unwrap_err();
-    let cause = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
-    check(cause.contains("pod.yaml of uid 65534 is left in a directory of root"), &cause)?;
-    let seen = fs::metadata(place.at("manifests"))?;
-    check((seen.uid(), seen.mode() & 0o7777) == (0, 0o755), "the directory is root's again")?;
-    check(place.apply(Realm::Root, Action::RestoreHost).is_err(), "it is told again")?;
-    fs::remove_file(place.at("manifests/pod.yaml"))?;
+    fs::create_dir_all(place.at("etc/manifests"))?;
+    fs::create_dir_all(place.at("etc/gone"))?;
+    place.fitted("etc/manifests")?;
+    place.fitted("etc/gone")?;
+    place.fitted("etc")?;
+    fs::create_dir_all(place.at("etc/deep/er"))?;
+    place.owned("etc/kubelet", SUBORDINATE, 0o644)?;
+    place.owned("etc/manifests/pod.yaml", ID, 0o644)?;
+    place.owned("etc/deep/er/evil", SUBORDINATE, 0o600)?;
+    place.owned("etc/deep/er/roots", 0, 0o600)?;
+    place.owned("etc/roots", 0, 0o644)?;
+    place.owned("etc/open", 0, 0o666)?;
+    symlink("/etc", place.at("etc/pki"))?;
+    std::os::unix::fs::lchown(place.at("etc/pki"), Some(ID), Some(ID))?;
+    for path in ["etc/deep/er", "etc/deep"] {
+        chown(place.at(path), Some(SUBORDINATE), Some(SUBORDINATE))?;
+    }
+    fs::remove_dir(place.at("etc/gone"))?;
+    place.apply(Realm::Root, Action::ClearDir { path: place.at("etc"), names: vec!["pki".into()] })?;
     place.apply(Realm::Root, Action::RestoreHost)?;
+    let found =
+        Command::new("/usr/bin/find").arg(place.at("etc")).args(["-printf", "%P %U %m\n"]).output()?;
+    let mut found: Vec<String> = String::from_utf8(found.stdout)?.lines().map(str::to_owned).collect();
+    found.sort();
+    let wanted = [
+        " 0 755",
+        "deep 0 755",
+        "deep/er 0 755",
+        "deep/er/roots 0 600",
+        "gone 0 755",
+        "manifests 0 755",
+        "roots 0 644",
+    ];
+    check(found == wanted, &format!("{found:?}"))?;
     check(!place.at("undo.json").exists(), "the book is gone")
+}
+
+/// A rootful cluster's, say.
+fn of_root() -> Result<(), Failed> {
+    let place = Place::new();
+    fs::create_dir_all(place.at("etc/pki"))?;
+    place.owned("etc/pki/ca.key", 0, 0o600)?;
+    place.owned("etc/pki/of-a-service", 7, 0o600)?;
+    place.owned("etc/evil", ID, 0o600)?;
+    place.apply(Realm::Root, Action::ClearDir { path: place.at("etc"), names: vec!["pki".into()] })?;
+    check(!place.at("etc/evil").exists(), "what is the node's goes")?;
+    check(place.at("etc/pki/ca.key").exists() && place.at("etc/pki/of-a-service").exists(), "the rest stays")
+}
+
+fn put_aside() -> Result<(), Failed> {
+    let place = Place::new();
+    fs::create_dir(place.at("etc"))?;
+    place.fitted("etc")?;
+    fs::create_dir(place.at("etc/mounted"))?;
+    let mount = |argv: &[&str]| Command::new(argv[0]).args(&argv[1..]).arg(place.at("etc/mounted")).status();
+    check(mount(&["/usr/bin/mount", "-t", "tmpfs", "-o", "uid=65534", "none"])?.success(), "a tmpfs")?;
+    let refused = place.apply(Realm::Root, Action::RestoreHost).map(drop);
+    let aside = place.at("etc.u7s-left");
+    check(Command::new("/usr/bin/umount").arg(aside.join("mounted")).status()?.success(), "unmounted")?;
+    let refused = refused.unwrap_err();
+    let cause = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
+    check(cause.contains("etc.u7s-left now") && cause.contains("umount it"), &cause)?;
+    check(fs::read_dir(place.at("etc"))?.next().is_none(), "an empty one is in its place")?;
+    let seen = fs::metadata(&aside)?;
+    check((seen.uid(), seen.mode() & 0o7777) == (0, 0o700), "root alone may enter")?;
+    check(place.apply(Realm::Root, Action::RestoreHost).is_err(), "it is told until it is gone")?;
+    fs::remove_dir_all(aside)?;
+    place.apply(Realm::Root, Action::RestoreHost)?;
+    let seen = fs::metadata(place.at("etc"))?;
+    check((seen.uid(), seen.mode() & 0o7777) == (0, 0o755), "as it was")
 }
 
 fn several_owners() -> Result<(), Failed> {
