@@ -105,8 +105,8 @@ const CALLS: [&str; 8] = [
 /// Puts a logger in front of the shim: what it hears goes to a file inside, then the real shim answers.
 fn log_systemctl(bare: &Bare) -> Check {
     let logger =
-        "#!/bin/sh\necho \"$*\" >> /dev/shm/systemctl.log\nexec /usr/libexec/u7s/systemctl-shim \"$@\"\n";
-    bare.node.sh("mv /usr/libexec/u7s/bin/systemctl /usr/libexec/u7s/systemctl-shim; touch /dev/shm/systemctl.log; chmod 666 /dev/shm/systemctl.log")?;
+        "#!/bin/sh\necho \"$*\" >> /srv/systemctl.log\nexec /usr/libexec/u7s/systemctl-shim \"$@\"\n";
+    bare.node.sh("mv /usr/libexec/u7s/bin/systemctl /usr/libexec/u7s/systemctl-shim; touch /srv/systemctl.log; chmod 666 /srv/systemctl.log")?;
     bare.node.write("/usr/libexec/u7s/bin/systemctl", logger)?;
     bare.node.sh("chmod 755 /usr/libexec/u7s/bin/systemctl").map(drop)?;
     Ok(())
@@ -114,10 +114,10 @@ fn log_systemctl(bare: &Bare) -> Check {
 
 /// A call that is not in the table is one that nobody thought of.
 fn compare_systemctl_calls(cluster: &Cluster) -> Check {
-    let log = cluster.node().read("/dev/shm/systemctl.log")?;
+    let log = cluster.node().read("/srv/systemctl.log")?;
     cluster
         .node()
-        .sh("mv /usr/libexec/u7s/systemctl-shim /usr/libexec/u7s/bin/systemctl; rm /dev/shm/systemctl.log")?;
+        .sh("mv /usr/libexec/u7s/systemctl-shim /usr/libexec/u7s/bin/systemctl; rm /srv/systemctl.log")?;
     let mut calls: Vec<&str> = log.lines().map(|line| line.trim_end_matches(".service")).collect();
     calls.sort_unstable();
     calls.dedup();
