@@ -399,6 +399,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "reaped by what is tested")]
     fn a_child_that_stands_still_is_killed_and_its_stage_is_named() {
         let (reader, writer) = std::io::pipe().unwrap();
         let program = |patience, interrupt| Program {

@@ -128,6 +128,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "reaped by what is tested")]
     fn a_child_that_runs_on_is_waited_for_until_the_deadline_and_killed() {
         let child = std::process::Command::new("/bin/sleep").arg("600").spawn().unwrap();
         let held = Child::of(pid(&child)).unwrap();
@@ -136,6 +137,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "reaped by what is tested")]
     fn a_child_that_ends_is_reaped_with_its_status() {
         let child = std::process::Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
         let held = Child::of(pid(&child)).unwrap();

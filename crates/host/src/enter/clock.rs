@@ -85,17 +85,14 @@ impl Clock {
 mod tests {
     use super::*;
 
-    fn left(clock: &Clock) -> u64 {
-        clock.left().unwrap().as_secs_f64().ceil() as u64
-    }
-
     #[test]
     fn a_signal_shortens_the_wait_and_a_second_one_ends_it() {
-        let mut part = Clock::new(Some(Duration::from_secs(600)), true);
+        let hours = Duration::from_secs(36_000);
+        let mut part = Clock::new(Some(hours), true);
         part.ask(Signal::SIGUSR1);
-        assert_eq!((left(&part), part.late()), (600, false));
+        assert!(part.left() > Some(hours / 2) && !part.late());
         part.ask(Signal::SIGINT);
-        assert_eq!((left(&part), part.late()), (PART.as_secs(), true));
+        assert!(part.left() <= Some(PART) && part.late());
         part.ask(Signal::SIGINT);
         assert_eq!(part.left(), Some(Duration::ZERO));
     }
@@ -108,13 +105,13 @@ mod tests {
             assert_eq!((whole.left(), whole.late()), (None, false), "{signal}");
         }
         whole.ask(Signal::SIGTERM);
-        assert_eq!(left(&whole), WHOLE.as_secs());
+        assert!(whole.left().is_some_and(|left| left <= WHOLE));
     }
 
     #[test]
     fn a_signal_does_not_give_a_late_program_more_time() {
         let mut clock = Clock::new(Some(Duration::from_secs(1)), true);
         clock.ask(Signal::SIGTERM);
-        assert_eq!(left(&clock), 1);
+        assert!(clock.left() <= Some(Duration::from_secs(1)));
     }
 }
