@@ -7,6 +7,7 @@ pub mod systemctl;
 pub mod tool;
 
 mod arguments;
+mod checked;
 mod images;
 mod init;
 mod machine;

@@ -77,6 +77,14 @@ pub enum Error {
         /// Cause.
         source: std::io::Error,
     },
+    /// A program inside printed something that others would use or type as root, and it is not what it is called.
+    #[error("what kubeadm inside printed is not {what} and is not passed on: {why}")]
+    NotOfItsForm {
+        /// What was asked for: `a kubeconfig`.
+        what: &'static str,
+        /// Why it is none.
+        why: String,
+    },
     /// A result could not be written.
     #[error("cannot write to standard output")]
     Output(#[source] std::io::Error),

@@ -39,6 +39,40 @@ mod tests {
     }
 
     #[test]
+    fn f1_without_a_control_plane_there_is_no_kubeconfig_and_no_file_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        let (code, stdout, stderr) = run("u7s", &["kubeconfig", "--file", path.to_str().unwrap()]);
+        assert!(
+            matches!(code, Some(1 | 2)) && stdout.is_empty() && !path.exists(),
+            "{code:?} {stdout} {stderr}"
+        );
+        let (_, help, _) = run("u7s", &["kubeconfig", "--help"]);
+        assert!(help.contains("do not copy it") && help.contains("--file"), "{help}");
+    }
+
+    /// A name of 300 characters is not blamed for its letters; networks that are nobody's are named with what they are.
+    #[test]
+    fn names_and_networks_that_can_be_no_nodes_say_why() {
+        let long = "x".repeat(300);
+        let (code, _, stderr) = run("kubeadm", &["init", "--dry-run", "--node-name", &long]);
+        assert_eq!(code, Some(3), "{stderr}");
+        assert!(stderr.contains("it has 300 characters, a node's name has 63 at most"), "{stderr}");
+        for (flag, network, what) in [
+            ("--pod-network-cidr", "169.254.0.0/16", "link-local"),
+            ("--service-cidr", "224.0.0.0/16", "multicast"),
+        ] {
+            let (code, _, stderr) = run("kubeadm", &["init", "--dry-run", flag, network]);
+            assert_eq!(code, Some(2), "{stderr}");
+            let line = stderr.lines().skip_while(|line| !line.contains(what)).collect::<Vec<_>>();
+            assert!(
+                line.len() > 1 && line[1].starts_with(&format!("hint: kubeadm init {flag}=")),
+                "{stderr}"
+            );
+        }
+    }
+
+    #[test]
     fn help_is_a_result_and_names_every_command() {
         let (code, stdout, stderr) = run("u7s", &["--help"]);
         assert_eq!((code, stderr.as_str()), (Some(0), ""));
@@ -49,6 +83,7 @@ mod tests {
             "timings",
             "shell",
             "logs",
+            "kubeconfig",
             "support",
             "config",
             "load-images",

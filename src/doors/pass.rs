@@ -10,6 +10,7 @@ use u7s_plan::yaml;
 use u7s_shim::kubeadm::{InitPhase, init_phase, words};
 
 use super::arguments::{self, Named, Use};
+use super::checked::{self, Form};
 use super::images;
 use super::machine::{self, Caller, NOBODY};
 use super::phase;
@@ -113,7 +114,10 @@ fn run(mut entry: Entry<'_>, argv: &[OsString]) -> Result<End, Error> {
             Use::Keep(kept) => entry.output_directory(index, &named.prefix, (&named.path, kept))?,
         }
     }
-    Ok(entry.shown(Shown::Text).run()?.status.into())
+    match Form::of(argv) {
+        Some(form) => checked::run(entry, form),
+        None => Ok(entry.shown(Shown::Text).run()?.status.into()),
+    }
 }
 
 /// The caller's patches and the node's, which come last.

@@ -100,7 +100,8 @@ fn shape(text: &str) -> String {
 }
 
 /// Sources whose every text is for people.
-const SOURCES: [&str; 17] = [
+const SOURCES: [&str; 18] = [
+    "crates/plan/src/kubeconfig.rs",
     "crates/plan/src/checks.rs",
     "crates/plan/src/health.rs",
     "crates/plan/src/trial.rs",

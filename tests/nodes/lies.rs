@@ -131,6 +131,15 @@ fn fake_kubeadm(cluster: &Cluster) -> Check {
     note(shown.stdout.trim());
     is_text(&shown)?;
     wants(&shown, "\\u{1b}]0;OWNED\\u{7}\\u{1b}[2J\\u{9b}31mfrom kubeadm inside")?;
+    // What others use, or type as root, is passed on only if it is that.
+    for line in
+        [&["token", "create", "--print-join-command"][..], &["kubeconfig", "user", "--client-name", "x"]]
+    {
+        let printed = kubeadm(node, line).run()?;
+        exits(&printed, 1)?;
+        holds(printed.stdout.is_empty(), format!("{printed}"))?;
+        wants(&printed, "is not passed on")?;
+    }
     // Programs get every byte, and a shell has the terminal to itself.
     let piped = kubeadm(node, &["token", "list"]).run()?;
     wants(&piped, "\u{1b}]0;OWNED\u{7}\u{1b}[2J\u{9b}31mfrom kubeadm inside\n")?;

@@ -65,6 +65,13 @@ impl Closing {
     }
 }
 
+/// Whether a text is one `kubeadm join` of kubeadm's own form, in one line, and nothing else.
+#[must_use]
+pub fn is_join_command(text: &str) -> bool {
+    let text = text.trim_end();
+    !text.contains('\n') && JoinCommand::parse(text).is_some()
+}
+
 /// Whether a line tells its reader to use or to copy a kubeconfig of the node.
 fn names_kubeconfig(line: &str) -> bool {
     let copies = line.split_whitespace().any(|word| matches!(word, "cp" | "ln" | "mv" | "install" | "cat"));
