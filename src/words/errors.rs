@@ -55,6 +55,7 @@ pub(super) const TABLE: Table = &[
         "clusters[].cluster.server: https://HOST:PORT is needed",
         "clusters[].cluster.server: нужно https://HOST:PORT",
     ),
+    ("{path}: {need*} is needed", "{path}: нужно {need*}"),
     ("a list", "список"),
     ("an object", "объект"),
     ("one entry of the name that is referred to", "одна запись с указанным именем"),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use serde_json::Value;
 use u7s_plan::health::Seen;
-use u7s_plan::{host, redact};
+use u7s_plan::{host, printable, redact};
 
 use crate::child::Job;
 use crate::error::Error;
@@ -148,7 +148,12 @@ pub fn write(path: &Path, members: &[Member], now: u64) -> Result<(), Error> {
 
 fn put(mut file: File, members: &[Member], now: u64) -> std::io::Result<()> {
     for (name, text) in members {
-        let clean = if name.ends_with(".json") { json(text) } else { redact::text(text) };
+        // Who helps reads it on a terminal.
+        let clean = if name.ends_with(".json") {
+            printable::json(&json(text))
+        } else {
+            printable::printable(&redact::text(text))
+        };
         file.write_all(&tar::member(&format!("u7s-support/{name}"), clean.as_bytes(), now))?;
     }
     file.write_all(&tar::END)?;
@@ -177,14 +182,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.tar");
         let members = [
-            ("a.txt".to_owned(), "token=CANARY\nrest\n".to_owned()),
+            ("a.txt".to_owned(), "token=CANARY\nrest\n\u{1b}[2J".to_owned()),
             ("b.json".to_owned(), r#"{"env":{"X":"CANARY"}}"#.to_owned()),
         ];
         write(&path, &members, 1_700_000_000).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         let text = String::from_utf8_lossy(&bytes);
         assert!(
-            text.contains("u7s-support/a.txt") && text.contains("rest\n") && !text.contains("CANARY"),
+            text.contains("u7s-support/a.txt")
+                && text.contains("rest\n\\u{1b}[2J")
+                && !text.contains("CANARY"),
             "{text}"
         );
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
