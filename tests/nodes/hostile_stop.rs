@@ -114,11 +114,10 @@ fn processes_that_sigkill_does_not_end(world: &World) -> Check {
     let node = cluster.node();
     take_over(node, true)?;
     until(Duration::from_secs(30), "two servers that wait for each other", || {
-        let text = node.sh("grep -ls fuse_ /proc/[0-9]*/wchan /proc/[0-9]*/task/*/wchan || true; cat /proc/[0-9]*/wchan | tr '\\0' '\\n' | grep -c request_wait_answer || true");
-        let text = text.map_err(|error| error.to_string())?;
-        let servers =
-            all(node).iter().filter(|process| process.argv.iter().any(|word| word == "server")).count();
-        if servers >= 2 { Ok(()) } else { Err(format!("{servers} servers; {text}")) }
+        // In state D they hear no signal.
+        let script = "grep -ls '^State:.D' /proc/[0-9]*/status | while read status; do grep -l u7s-double $status; done || true";
+        let waiting = node.sh(script).map_err(|error| error.to_string())?;
+        if waiting.lines().count() >= 2 { Ok(()) } else { Err(waiting) }
     })?;
     let began = Instant::now();
     exits(&node.command(&["systemctl", "stop", "u7s"]).within(DEADLINE).run()?, 0)?;
