@@ -93,9 +93,9 @@ fn nothing_on_the_socket_is_obeyed(world: &World) -> Check {
 fn no_hint_leads_elsewhere(world: &World) -> Check {
     let cluster = world.cluster()?;
     let node = cluster.node();
-    let pid = node.sh(
-        "setpriv --reuid=65534 --regid=65534 --clear-groups sleep 300 >/dev/null 2>&1 & p=$!; kill -STOP $p; echo $p",
-    )?;
+    // In a session of its own: a group that loses its session's last shell gets SIGHUP when one of it is stopped.
+    let sleep = "setsid setpriv --reuid=65534 --regid=65534 --clear-groups sleep 300";
+    let pid = node.sh(&format!("{sleep} >/dev/null 2>&1 & p=$!; kill -STOP $p; echo $p"))?;
     let liar = lie(node, &format!(r#"$a =~ s/"init_pid":\d+/"init_pid":{pid}/;"#))?;
     let status = node.exec(&["u7s", "status"]);
     honest(node, liar)?;
