@@ -17,3 +17,6 @@ mod ports;
 mod progress;
 mod reset;
 mod stopwatch;
+
+#[cfg(feature = "fuzzing")]
+pub use arguments::fuzz as fuzz_arguments;

@@ -5,6 +5,9 @@
 
 pub mod doors;
 pub mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod report;
 pub mod words;
 

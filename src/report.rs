@@ -423,6 +423,14 @@ pub fn worst(needs: &[Unmet]) -> Option<Level> {
     needs.iter().map(|need| need.level).max()
 }
 
+/// What is printed moves no terminal.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(text: &str) {
+    let shown = printable(text);
+    assert!(shown.chars().all(|char| matches!(char, '\n' | '\t') || !char.is_control()), "{shown:?}");
+    assert!(fitting(&shown, 0).chars().count() < 80);
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;

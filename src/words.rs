@@ -87,5 +87,12 @@ fn templates() -> &'static [(Own, Template)] {
     })
 }
 
+/// A text that is ours in part only.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(text: &str) {
+    let said = russian(text);
+    assert!(!said.is_empty() || text.is_empty());
+}
+
 #[cfg(test)]
 mod tests;

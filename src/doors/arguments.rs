@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use u7s_host::enter::Kept;
 use u7s_plan::host::PATCHES_DIR;
+use u7s_plan::yaml;
 use u7s_shim::kubeadm::words;
 
 /// What kubeadm does with the file or directory that a flag names.
@@ -104,7 +105,7 @@ pub(super) fn with_patches(mut documents: Vec<Value>, directory: &str) -> Option
             *at = json!({ "directory": directory });
         }
     }
-    Some(documents.iter().map(|document| format!("{document}\n")).collect::<Vec<_>>().join("---\n"))
+    Some(documents.iter().map(|document| format!("{}\n", yaml::json(document))).collect::<Vec<_>>().join("---\n"))
 }
 
 /// A file or directory named on the command line.
@@ -154,6 +155,16 @@ pub(super) fn names(argv: &[OsString]) -> Vec<Named> {
         }
     }
     names
+}
+
+/// A command line that the real kubeadm carries out: names of files are found where they stand, and nothing is lost.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(argv: &[OsString]) {
+    for named in names(argv) {
+        let whole = [named.prefix.as_bytes(), named.path.as_os_str().as_bytes()].concat();
+        assert!(argv.get(named.index).is_some_and(|word| word.as_bytes() == whole), "{named:?}");
+    }
+    assert!(patched(argv).ends_with(argv));
 }
 
 #[cfg(test)]

@@ -23,6 +23,9 @@ mod status;
 mod support;
 mod timings;
 
+#[cfg(feature = "fuzzing")]
+pub use status::fuzz as fuzz_status;
+
 /// What clap's own usage errors exit with here: 3, since 2 means preflight.
 const USAGE: u8 = 3;
 

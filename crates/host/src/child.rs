@@ -203,6 +203,14 @@ fn drain<R: Read>(stream: &mut Option<R>, kept: &mut Vec<u8>, most: usize) -> st
     Ok(())
 }
 
+/// Text of a child's, on its way into an error: bounded, and without control characters.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    for shown in [printable(&String::from_utf8_lossy(data)), last_line(data)] {
+        assert!(!shown.contains(char::is_control) && shown.len() <= 400 * 10 + 2, "{shown:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,9 @@ pub mod apply;
 pub mod control;
 pub mod enter;
 pub mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod lock;
 pub mod oci;
 pub mod probe;

@@ -108,8 +108,8 @@ impl Undo {
         let Some(file) = files::read(&path, LIMIT)? else {
             return Ok(Self { path, former: Former { version: VERSION, ..Former::default() } });
         };
-        let former: Former = serde_json::from_slice(&file.bytes)
-            .map_err(|source| Error::Undo { path: path.clone(), source: Box::new(source) })?;
+        let former =
+            parse(&file.bytes).map_err(|source| Error::Undo { path: path.clone(), source: Box::new(source) })?;
         if former.version != VERSION {
             return Err(Error::UndoVersion { path, found: former.version, known: VERSION });
         }
@@ -200,6 +200,10 @@ impl Undo {
     }
 }
 
+fn parse(bytes: &[u8]) -> Result<Former, serde_json::Error> {
+    serde_json::from_slice(bytes)
+}
+
 /// Enters a value unless there is one; says whether it did.
 fn first<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
     match map.entry(key) {
@@ -214,6 +218,10 @@ fn first<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
 impl FormerFile {
     /// The bytes; `None` if the document was damaged.
     pub(crate) fn bytes(&self) -> Option<Vec<u8>> {
+        // Signs, and half a byte at the end, are what `from_str_radix` would take.
+        if self.hex.len() % 2 != 0 || !self.hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return None;
+        }
         let pairs = self.hex.as_bytes().chunks(2);
         pairs
             .map(|pair| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok()))
@@ -247,6 +255,19 @@ impl From<Rights> for FormerRights {
 impl From<FormerRights> for Rights {
     fn from(rights: FormerRights) -> Self {
         Self { uid: rights.uid, gid: rights.gid, mode: rights.mode }
+    }
+}
+
+/// The book of former values: what is understood comes back, and so does every file in it.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    let Ok(former) = parse(data) else { return };
+    let again = serde_json::to_vec(&former).map(|bytes| parse(&bytes));
+    assert!(matches!(again, Ok(Ok(again)) if again == former));
+    for file in former.files.values().flatten() {
+        let Some(bytes) = file.bytes() else { continue };
+        let whole = files::Whole { rights: file.rights.into(), bytes };
+        assert!(FormerFile::from(&whole).hex == file.hex.to_lowercase());
     }
 }
 

@@ -9,6 +9,9 @@ pub mod driver;
 pub mod echo;
 mod error;
 pub mod forward;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod slirp4netns;
 
 pub use driver::{Driver, Health, Link};

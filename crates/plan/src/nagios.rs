@@ -56,7 +56,7 @@ fn performance(seen: &Seen, problems: &[Unmet], (warning, critical): (u64, u64))
         data.push(format!("disk_free={}%;15:;;0;100", space.free.saturating_mul(100) / space.total));
     }
     if let Some(status) = &seen.status {
-        let restarts: u32 = status.components.iter().map(|component| component.restarts).sum();
+        let restarts: u64 = status.components.iter().map(|component| u64::from(component.restarts)).sum();
         data.push(format!("connections={};;;0;{}", status.connections.open, status.connections.limit));
         data.push(format!("restarts={restarts}c"));
     }

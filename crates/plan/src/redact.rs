@@ -84,14 +84,11 @@ fn is_secret(name: &str) -> bool {
 
 /// Values first, since a name tells more than a shape; then every word by its shape.
 fn line(line: &str) -> String {
-    let lower = line.to_lowercase();
+    // Of ASCII letters alone, so that a place in it is one in the line.
+    let lower = line.to_ascii_lowercase();
     let variables = lower.trim_start().trim_start_matches("export ");
     if variables.starts_with("environment=") || variables.starts_with("passenvironment=") {
         return format!("{}={MASK}\n", line.split('=').next().unwrap_or_default());
-    }
-    // A lower-case text may have another length: then nothing of the line is sure.
-    if lower.len() != line.len() && NAMES.iter().any(|name| lower.contains(name)) {
-        return format!("{MASK}\n");
     }
     words(&values(line, &lower))
 }
@@ -100,50 +97,110 @@ fn line(line: &str) -> String {
 fn values(line: &str, lower: &str) -> String {
     let mut out = String::new();
     let mut at = 0;
-    while let Some((start, name)) = next_name(lower, at) {
+    let mut names = Names::new(lower);
+    while let Some((start, name)) = names.next(at) {
         let after = start + name.len();
-        let end = value_start(lower, after, name == "bearer");
-        let Some(from) = end else {
-            out.push_str(&line[at..after]);
-            at = after;
-            continue;
-        };
-        out.push_str(&line[at..from]);
-        let to = from + value_length(&line[from..]);
-        if to > from {
-            out.push_str(MASK);
+        out.push_str(line.get(at..after).unwrap_or_default());
+        at = after;
+        let mut blank = name == "bearer";
+        while let Some(from) = names.value_start(at, blank) {
+            out.push_str(line.get(at..from).unwrap_or_default());
+            at = from + value_length(line.get(from..).unwrap_or_default());
+            if at > from {
+                out.push_str(MASK);
+            }
+            // `token: password=VALUE`: a value that is a name itself has one.
+            let value = lower.get(from..at).unwrap_or_default();
+            blank = value.ends_with("bearer");
+            if !NAMES.iter().any(|name| value.contains(name)) {
+                break;
+            }
         }
-        at = to;
     }
-    out.push_str(&line[at..]);
-    out
+    out + line.get(at..).unwrap_or_default()
 }
 
-fn next_name(lower: &str, from: usize) -> Option<(usize, &'static str)> {
-    let found = NAMES.iter().filter_map(|name| Some((from + lower.get(from..)?.find(name)?, *name)));
-    found.min_by_key(|(start, name)| (*start, usize::MAX - name.len()))
+/// The telling names in a line, from its beginning to its end; no part of the line is looked at for each of them anew, since a line
+/// may have a megabyte of names.
+struct Names<'a> {
+    /// In lower case.
+    line: &'a str,
+    /// Where each name comes next.
+    places: [Option<usize>; NAMES.len()],
+    /// The word that was begun last: where it begins, and up to where blanks were looked for.
+    word: (usize, usize),
+    /// The run of letters that was left last.
+    run: Option<Run>,
 }
 
-/// Where the value begins: behind the rest of the name, quotes, `=` or `:`, blanks and an opening quote.
-fn value_start(lower: &str, after: usize, blank: bool) -> Option<usize> {
-    let rest = lower.get(after..)?;
-    let name_end =
-        rest.find(|char: char| !char.is_alphanumeric() && !"-_.".contains(char)).unwrap_or(rest.len());
-    let rest = rest.get(name_end..)?;
-    let quote = rest.trim_start_matches(['"', '\'', '\\']);
-    let spaced = quote.trim_start_matches(' ');
-    let sign = spaced.strip_prefix(['=', ':']);
-    // `--token VALUE`: a flag's value may follow a blank.
-    let flag = lower.get(..after)?.rsplit(' ').next().is_some_and(|word| word.starts_with("--"));
-    let value = match sign {
-        Some(value) => value.trim_start_matches(['=', ' ', '\t']),
-        None if (blank || flag) && spaced.len() < quote.len() => spaced,
-        None => return None,
-    };
-    let value = value.trim_start_matches(['"', '\'', '\\']);
-    // `Authorization: Bearer VALUE` has the value behind the scheme.
-    let value = ["bearer ", "basic "].iter().find_map(|scheme| value.strip_prefix(scheme)).unwrap_or(value);
-    Some(lower.len() - value.len())
+/// What stands behind a run of letters, digits and `-_.`, which a telling name is a part of.
+#[derive(Clone, Copy)]
+struct Run {
+    /// Its end.
+    end: usize,
+    /// Where a value begins behind `=` or `:`.
+    signed: Option<usize>,
+    /// Where one begins behind a blank alone.
+    spaced: Option<usize>,
+}
+
+impl<'a> Names<'a> {
+    fn new(line: &'a str) -> Self {
+        Self { line, places: NAMES.map(|name| line.find(name)), word: (0, 0), run: None }
+    }
+
+    /// The first name that begins at `from` or behind it, of several the longest.
+    fn next(&mut self, from: usize) -> Option<(usize, &'static str)> {
+        for (place, name) in self.places.iter_mut().zip(NAMES) {
+            if place.is_some_and(|place| place < from) {
+                *place = self.line.get(from..).and_then(|rest| rest.find(name)).map(|found| from + found);
+            }
+        }
+        let found = self.places.iter().zip(NAMES).filter_map(|(place, name)| Some(((*place)?, name)));
+        found.min_by_key(|(start, name)| (*start, usize::MAX - name.len()))
+    }
+
+    /// Where the value begins: behind the rest of the name, quotes, `=` or `:`, blanks and an opening quote.
+    fn value_start(&mut self, after: usize, blank: bool) -> Option<usize> {
+        let flag = self.is_flag(after);
+        let run = match self.run.filter(|run| after <= run.end) {
+            Some(run) => run,
+            None => Run::of(self.line, after)?,
+        };
+        self.run = Some(run);
+        run.signed.or_else(|| run.spaced.filter(|_| blank || flag))
+    }
+
+    /// `--token VALUE`: a flag's value may follow a blank.
+    fn is_flag(&mut self, after: usize) -> bool {
+        let (begin, seen) = self.word;
+        let blank = self.line.get(seen..after).and_then(|part| part.rfind(' '));
+        self.word = (blank.map_or(begin, |blank| seen + blank + 1), after);
+        self.line.get(self.word.0..).is_some_and(|word| word.starts_with("--"))
+    }
+}
+
+impl Run {
+    fn of(line: &str, after: usize) -> Option<Self> {
+        let rest = line.get(after..)?;
+        let of_name = |char: char| char.is_alphanumeric() || "-_.".contains(char);
+        let rest = rest.trim_start_matches(of_name);
+        let quote = rest.trim_start_matches(['"', '\'', '\\']);
+        let spaced = quote.trim_start_matches(' ');
+        // `Authorization: Bearer VALUE` has the value behind the scheme.
+        let place = |value: &str| {
+            let value = value.trim_start_matches(['"', '\'', '\\']);
+            let value =
+                ["bearer ", "basic "].iter().find_map(|scheme| value.strip_prefix(scheme)).unwrap_or(value);
+            line.len() - value.len()
+        };
+        let sign = spaced.strip_prefix(['=', ':']).map(|value| value.trim_start_matches(['=', ' ', '\t']));
+        Some(Self {
+            end: line.len() - rest.len(),
+            signed: sign.map(place),
+            spaced: (spaced.len() < quote.len()).then(|| place(spaced)),
+        })
+    }
 }
 
 fn value_length(text: &str) -> usize {
@@ -257,6 +314,7 @@ mod tests {
             (&format!("key {HEX} of"), "key 0123456789ab… of".into()),
             (&format!("image@sha256:{HEX}"), format!("image@sha256:{HEX}")),
             (jwt, "[redacted]".into()),
+            ("token: \"password\": \"CANARY\"", "token: \"[redacted]\": \"[redacted]\"".into()),
             ("Environment=A=CANARY B=2\n", "Environment=[redacted]\n".into()),
             (
                 "client-key-data: TFMwdExTMUNSVWRKVGlCU1UwRWdVRkpKVmtGVVJTQkxSVmt0TFMwdExRcE5TVWxGYjNkSg==\n",
@@ -315,5 +373,22 @@ mod tests {
             let _ = text(&format!("{evil}{evil}\n{evil}"));
         }
         assert!(!text("İ token=CANARY").contains("CANARY"));
+    }
+
+    /// Both letters have another length in lower case, and together the same: places in it were no places in the line.
+    #[test]
+    fn letters_that_are_longer_or_shorter_in_lower_case_move_no_mask() {
+        assert_eq!(text("İ token=\u{212b}"), "İ token=[redacted]");
+        assert_eq!(text("İİİİİİ token=CANARY \u{212b}\u{212b}\u{212b}\u{212b}\u{212b}\u{212b}"),
+            "İİİİİİ token=[redacted] \u{212b}\u{212b}\u{212b}\u{212b}\u{212b}\u{212b}");
+    }
+
+    /// Each name is looked for once: a journal's line of a megabyte would take hours otherwise.
+    #[test]
+    fn a_line_of_a_megabyte_of_names_is_read_once() {
+        for piece in ["token", "bearer ", "token\"", "--token", "token=", "://"] {
+            let long = piece.repeat((1 << 20) / piece.len());
+            assert!(text(&long).len() <= 3 * long.len(), "{piece}");
+        }
     }
 }

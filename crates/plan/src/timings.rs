@@ -17,6 +17,9 @@ pub const VERSION: u32 = 1;
 /// kubeadm's own output is one source of names, and it ran as the node's user.
 pub const MOST: usize = 64;
 
+/// The widest column of names; the standard library pads to 65535 at most, and panics where it is asked for more.
+const WIDEST: usize = 200;
+
 /// One run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,7 +95,7 @@ impl fmt::Display for Run {
         let mut rows = Vec::new();
         rows_of(&self.parts, 0, &mut rows);
         rows.push((whole.to_owned(), self.took_us));
-        let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).min(WIDEST);
         writeln!(out, "{:<width$}{:>9}{:>9}", "part", "seconds", "share")?;
         rows.iter().try_for_each(|(name, took)| {
             let share = (u128::from(*took) * 1000).checked_div(u128::from(self.took_us)).unwrap_or(0);
@@ -160,6 +163,13 @@ whole      8.000  100.0 %
             ("CRI", 809_000, 191_000),
         ];
         assert_eq!(seen, wanted);
+    }
+
+    #[test]
+    fn a_name_of_any_length_is_shown() {
+        let name = "x".repeat(100_000);
+        let run = Run { version: VERSION, command: String::new(), began: 0, failed: None, took_us: 1, parts: vec![part(&name, 0, 1, vec![])] };
+        assert!(run.to_string().contains(&name));
     }
 
     #[test]

@@ -59,6 +59,22 @@ pub fn documents(text: &str, origin: &str) -> Result<Vec<Value>, Error> {
     trees.into_iter().map(|tree| value(tree, text, origin)).collect()
 }
 
+/// A document as JSON that every reader of YAML takes for the same: what YAML knows in escapes only, or takes for the end of a line
+/// in a quoted text, is escaped.
+///
+/// Source: YAML 1.2.2, 5.1 "Character Set", and YAML 1.1, 4.2 "Line Breaks".
+#[must_use]
+pub fn json(document: &Value) -> String {
+    let escaped = |char: char| matches!(char, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}');
+    let text = format!("{document:#}");
+    if !text.contains(escaped) {
+        return text;
+    }
+    // Only texts hold such letters.
+    let letter = |char: char| if escaped(char) { format!("\\u{:04x}", u32::from(char)) } else { char.into() };
+    text.chars().map(letter).collect()
+}
+
 /// Limits and policies of the reader.
 fn options() -> Options {
     serde_saphyr::options! {
@@ -255,6 +271,14 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(20), "took {:?}", start.elapsed());
         assert!(!error.contains('\n'), "{error}");
         error
+    }
+
+    #[test]
+    fn what_yaml_knows_in_escapes_only_is_escaped_in_json() {
+        let value = json!({ "a\u{7f}": "b\u{85}\u{9f}\u{2028}\u{2029}\u{feff}\u{ffff}ü\u{1}\u{1f600}" });
+        let text = super::json(&value);
+        assert!(!text.contains(['\u{7f}', '\u{85}', '\u{2028}']) && text.contains("\\u2028\\u2029\\ufeff\\uffff\u{fc}"), "{text}");
+        assert_eq!(documents(&text, "made"), Ok(vec![value]));
     }
 
     #[test]

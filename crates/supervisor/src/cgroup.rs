@@ -296,6 +296,15 @@ fn name_below(mount: &Path, path: &Path) -> String {
         .map_or_else(|_| path.display().to_string(), |name| format!("/{}", name.display()))
 }
 
+/// A table of mounts, and the cgroup of a process.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(text: &str) {
+    let name = find_name(text).unwrap_or_else(|| "/system.slice/u7s.service".into());
+    if let Some((mount, root)) = find_mount(text, &name) {
+        assert!(Path::new(&name).strip_prefix(&root).is_ok() && text.contains(&*mount.to_string_lossy()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

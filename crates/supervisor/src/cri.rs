@@ -145,6 +145,35 @@ fn unframe(answer: Bytes) -> Result<Bytes, Fault> {
     Ok(answer.slice(5..))
 }
 
+/// Bytes of a server of gRPC, and the same as the body of its answer.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    use std::io::Write;
+    if let Ok(text) = unframe(Bytes::copy_from_slice(data)) {
+        let _ = VersionResponse::decode(text);
+    }
+    let _ = VersionResponse::decode(data);
+    let Ok((ours, mut theirs)) = std::os::unix::net::UnixStream::pair() else { return };
+    // As much as a socket takes: the rest is cut off, as every answer may be.
+    let sent = theirs.set_nonblocking(true).and_then(|()| theirs.write(data));
+    let closed = theirs.shutdown(std::net::Shutdown::Write);
+    if sent.is_err() || closed.is_err() || ours.set_nonblocking(true).is_err() {
+        return;
+    }
+    thread_local! {
+        static RUNTIME: Option<tokio::runtime::Runtime> =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().ok();
+    }
+    RUNTIME.with(|runtime| {
+        let Some(runtime) = runtime else { return };
+        runtime.block_on(async {
+            let Ok(ours) = UnixStream::from_std(ours) else { return };
+            let said = version(ours).await;
+            assert!(!matches!(said, Err(Fault::Late)), "a stream that has ended is waited for");
+        });
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -89,6 +89,26 @@ fn words(text: &str) -> Option<Vec<String>> {
     quote.is_none().then_some(words)
 }
 
+/// Environment files of a component, divided by NULs: names are names, and what comes in front stays in front.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    let files: Vec<String> = data.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned()).collect();
+    let component = Component {
+        name: u7s_plan::node::ComponentName::Kubelet,
+        description: String::new(),
+        argv: vec!["/usr/bin/kubelet".into(), "--v=2".into()],
+        env: BTreeMap::new(),
+        env_files: Vec::new(),
+        arg_vars: vec!["KUBELET_KUBEADM_ARGS".into(), "A".into()],
+        needs_file: None,
+        always: false,
+    };
+    let Ok((argv, env)) = command_line(&component, &files) else { return };
+    assert!(argv.starts_with(&component.argv) && argv.len() <= data.len() + 2);
+    let named = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    assert!(env.keys().all(|name| !name.is_empty() && named(name)), "{env:?}");
+}
+
 #[cfg(test)]
 mod tests {
     use u7s_plan::node::ComponentName;

@@ -101,6 +101,14 @@ fn priority(text: &str) -> u8 {
     }
 }
 
+/// A line of a child on its way to the journal: one entry, whatever is in it.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(line: &[u8]) {
+    let text = sanitise(line);
+    assert!(text.chars().all(|letter| letter == '\t' || !letter.is_control()), "{text:?}");
+    assert!(priority(&text) <= 7 && text.len() <= 10 * line.len());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

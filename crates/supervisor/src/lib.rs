@@ -11,6 +11,9 @@ mod control;
 mod cri;
 mod environment;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod idmap;
 mod inside;
 mod journal;

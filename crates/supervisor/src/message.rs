@@ -228,6 +228,23 @@ pub(crate) fn would_block(error: &Error) -> bool {
     matches!(error, Error::System { source, .. } if source.errno() == Some(Errno::EAGAIN))
 }
 
+/// A packet of the other side: whatever it is, the answer is a message or an error.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Ok(order) = serde_json::from_slice::<Order>(data) {
+        let again = serde_json::to_value(&order).unwrap_or_default();
+        assert!(serde_json::from_value::<Order>(again).is_ok());
+    }
+    if let Ok(event) = serde_json::from_slice::<Event>(data) {
+        if let Event::Exited { exit, .. } = &event {
+            let shown = exit.to_string();
+            assert!(!shown.contains(char::is_control) && shown.len() < 64, "{shown}");
+        }
+        let again = serde_json::to_value(&event).unwrap_or_default();
+        assert!(serde_json::from_value::<Event>(again).is_ok());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -98,6 +98,20 @@ impl Lines {
     }
 }
 
+/// A stream of a child's: however it is cut into pieces, the lines are the same, and each is bounded.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    let seen = |size: usize| {
+        let (mut lines, mut seen) = (Lines::default(), Vec::new());
+        data.chunks(size).for_each(|piece| lines.feed(piece, |line| seen.push(line.to_vec())));
+        lines.end(|line| seen.push(line.to_vec()));
+        seen
+    };
+    let whole = seen(data.len().max(1));
+    assert!(whole.iter().all(|line| line.len() <= MAX_LINE + CUT.len()));
+    assert!(whole == seen(11));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

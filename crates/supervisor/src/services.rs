@@ -27,6 +27,8 @@ use u7s_plan::services::{
 };
 
 use self::credentials::{ADMIN, Credentials, NODE, Present};
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::follow::fuzz;
 use self::follow::{News, follow};
 use self::kubectl::Kubectl;
 use self::refusals::Refusals;

@@ -112,6 +112,12 @@ fn host_pid(fdinfo: &str, inside: i32) -> Option<i32> {
     }
 }
 
+/// The fdinfo of a pidfd.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(text: &str) {
+    assert!(host_pid(text, 1).is_none_or(|pid| pid > 0));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

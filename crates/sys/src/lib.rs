@@ -10,6 +10,9 @@ pub mod clone;
 pub mod enter;
 mod error;
 pub mod fork;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod keyring;
 pub mod memfd;
 pub mod mount;

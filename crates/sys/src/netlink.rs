@@ -227,6 +227,13 @@ fn is_end(answer: &[u8], names: &[&'static str]) -> Result<bool, Error> {
     Ok(end)
 }
 
+/// An answer to a batch of two changes.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    let ended = is_end(data, &["add a route", "add a rule"]);
+    assert!(!data.is_empty() || matches!(ended, Ok(false)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -249,3 +249,11 @@ fn describe_component(component: &ComponentStatus) -> String {
     }
     text
 }
+
+/// A state of the node, for people and for programs.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(seen: &Seen, problems: &[Unmet]) {
+    let verdict = health::verdict(problems, &Ignored::default());
+    report::fuzz(&text(seen, problems, verdict));
+    assert!(document(seen, problems, verdict).is_object());
+}

@@ -156,6 +156,12 @@ fn json(text: &[u8]) -> Value {
     serde_json::from_slice(text).unwrap_or_default()
 }
 
+/// Answers of etcdctl.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    let _ = member(&json(data), Ipv4Addr::LOCALHOST);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

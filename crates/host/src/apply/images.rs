@@ -130,6 +130,11 @@ fn archive_index(path: &Path) -> Result<Option<Member>, Error> {
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(Error::NotRegular { path: path.to_owned() });
     }
+    index_in(&mut file, path)
+}
+
+fn index_in<R: Read + Seek>(file: &mut R, path: &Path) -> Result<Option<Member>, Error> {
+    let failed = |source| Error::Read { path: path.to_owned(), source };
     let mut manifest = None;
     for _ in 0..MOST {
         let mut header = [0; BLOCK];
@@ -145,7 +150,7 @@ fn archive_index(path: &Path) -> Result<Option<Member>, Error> {
             return Err(Error::TooLarge { path: path.to_owned(), limit: LIMIT });
         }
         let mut bytes = Vec::new();
-        (&file).take(padded).read_to_end(&mut bytes).map_err(failed)?;
+        file.by_ref().take(padded).read_to_end(&mut bytes).map_err(failed)?;
         bytes.truncate(usize::try_from(size).unwrap_or(0));
         if name.ends_with("index.json") {
             return Ok(Some(Member::Index(bytes)));
@@ -203,6 +208,23 @@ pub(super) fn stored(index: &[u8]) -> Stored {
         }
     }
     stored
+}
+
+/// An archive, or a list of images: a name that is taken is no option, no path of the host and no other transport.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    let member = index_in(&mut std::io::Cursor::new(data), Path::new("images.tar"));
+    let lists = match &member {
+        Ok(Some(Member::Index(bytes))) => [index_names(bytes), None],
+        Ok(Some(Member::Manifest(bytes))) => [manifest_names(bytes), None],
+        _ => [index_names(data), manifest_names(data)],
+    };
+    let has = stored(data);
+    for image in lists.into_iter().flatten().flatten().filter(|image| is_name(&image.name)) {
+        assert!(!image.name.starts_with(['-', '/', '.']) && !image.name.contains(char::is_control));
+        assert!(qualified(&image.name).ends_with(&image.name));
+        let _ = has.has(&image);
+    }
 }
 
 #[cfg(test)]

@@ -322,6 +322,19 @@ fn store_index(target: &Target) -> Result<Vec<u8>, Error> {
     Ok(if ended.status.success() { ended.stdout } else { Vec::new() })
 }
 
+/// A stream of kubeadm's: however it is cut into pieces, the lines are the same, and each is bounded.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    let seen = |size: usize| {
+        let (mut lines, mut seen) = (Lines::default(), Vec::new());
+        data.chunks(size).for_each(|piece| lines.take(piece, |line| seen.push(line.to_owned())));
+        seen
+    };
+    let whole = seen(data.len().max(1));
+    assert!(whole.iter().all(|line| line.len() <= 3 * Lines::KEPT));
+    assert_eq!(whole, seen(7));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

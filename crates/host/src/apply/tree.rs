@@ -152,3 +152,10 @@ fn of_root(path: &Path) -> bool {
         })
     })
 }
+
+/// The user's file beside ours: what is repeated of it are plain words.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    let told = changes(data, "nameserver 10.41.0.3\nsearch example.org\n");
+    assert!(told.len() <= 400 && !told.contains(char::is_control), "{told:?}");
+}

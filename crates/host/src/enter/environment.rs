@@ -80,6 +80,18 @@ fn zone(value: &OsStr) -> bool {
     !bytes.starts_with(b"/") && !bytes.starts_with(b":") && !bytes.windows(2).any(|pair| pair == b"..")
 }
 
+/// A variable of the caller's, `NAME=VALUE`: no name of a locale is a path.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    let mut halves = data.splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
+    let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
+    if allowed(name, value) {
+        let locale = name == "LANG" || name == "LANGUAGE" || name.as_bytes().starts_with(b"LC_");
+        assert!(!locale || !value.as_bytes().contains(&b'/'), "{name:?}={value:?}");
+        assert!(!name.as_bytes().starts_with(b"LD_"), "{name:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

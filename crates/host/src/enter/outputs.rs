@@ -350,6 +350,17 @@ fn write_at(directory: &File, item: &Item) -> io::Result<()> {
     file.sync_all()
 }
 
+/// A name of a file that kubeadm may have written: what is carried to the host lies in the directory, or in the one below it.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(name: &[u8]) {
+    if !fits(name) {
+        return;
+    }
+    let path = Path::new(OsStr::from_bytes(name));
+    let below = path.strip_prefix(BELOW).unwrap_or(path);
+    assert!(!climbs(path) && path.is_relative() && below.components().count() == 1, "{path:?}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

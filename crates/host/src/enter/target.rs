@@ -187,6 +187,17 @@ pub fn inside() -> bool {
     !initial && name.strip_suffix(" (deleted)").unwrap_or(&name) == "u7s-supervisor"
 }
 
+/// Status and cgroup of a process, divided by a NUL: what is believed is below our unit, and nowhere else.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (status, cgroups) = text.split_once('\0').unwrap_or((&text, &text));
+    let Ok(cgroup) = judge(status, cgroups, 990) else { return };
+    let mut parts = cgroup.components();
+    assert!(!cgroup.components().any(|part| part == std::path::Component::ParentDir), "{cgroup:?}");
+    assert!(parts.any(|part| part.as_os_str() == UNIT), "{cgroup:?}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -70,6 +70,15 @@ fn has_ours(tables: &Value) -> bool {
     tables["nftables"].as_array().is_some_and(|objects| objects.iter().any(ours))
 }
 
+/// A listing of nft.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    let listing: Value = serde_json::from_slice(data).unwrap_or_default();
+    let ours = has_ours(&listing);
+    let kept = objects(listing);
+    assert!(!ours || kept.iter().all(|object| KINDS.iter().any(|kind| object.get(kind).is_some())));
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

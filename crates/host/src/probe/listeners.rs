@@ -135,6 +135,15 @@ fn name(pid: i32) -> String {
     printable(proc_text(&format!("/proc/{pid}/comm")).trim_end_matches('\n'))
 }
 
+/// Tables of listening sockets.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(text: &str) {
+    let _ = (rows(text, ipv4), rows(text, ipv6));
+    for word in text.split_ascii_whitespace() {
+        assert!(ipv4(word).is_none() || ipv6(word).is_none());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

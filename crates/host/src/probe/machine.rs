@@ -213,6 +213,14 @@ fn os(text: &str) -> Vec<String> {
     format!("{} {}", value("ID"), value("ID_LIKE")).split_ascii_whitespace().map(str::to_owned).collect()
 }
 
+/// Texts of the kernel and of the distribution about the machine.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(text: &str) {
+    let _ = (has_capability(text, SYS_RESOURCE), listed(text), memory(text), os(text));
+    let modules = Modules { loaded: text.into(), built_in: Some(text.into()), loadable: Some(text.into()) };
+    let _ = (modules.has("overlay"), modules.lacks("tun"));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

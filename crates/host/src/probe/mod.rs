@@ -35,6 +35,19 @@ pub use trial::trial;
 pub use users::find as user;
 pub(crate) use users::{LINGER, users};
 
+/// Tables of /proc and files of the same kind, for `tests/fuzz`.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_texts(text: &str) {
+    listeners::fuzz(text);
+    users::fuzz(text);
+    machine::fuzz(text);
+    tools::fuzz(text);
+    let _ = unit_of(text, "u7s.service");
+}
+
+#[cfg(feature = "fuzzing")]
+pub use {firewall::fuzz as fuzz_listing, network::fuzz as fuzz_dump, standing::fuzz as fuzz_node};
+
 /// Sees all that [`Facts`] holds.
 ///
 /// Works for root and for others: what only root may see (owners of sockets, state of the cluster) is then missing.

@@ -170,25 +170,42 @@ fn ask(question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
     let mut answers = Vec::new();
     loop {
         let (packet, _) = socket.recv_from_full()?;
-        let mut rest = packet.as_slice();
-        while !rest.is_empty() {
-            let message =
-                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
-            let length =
-                usize::try_from(message.header.length).map_err(io::Error::other)?.next_multiple_of(4);
-            match message.payload {
-                NetlinkPayload::Done(_) => return Ok(answers),
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                NetlinkPayload::InnerMessage(answer) => answers.push(answer),
-                _ => {}
-            }
-            // A message without a length would be read for ever.
-            rest = rest.get(length.max(16)..).unwrap_or_default();
+        if take(&packet, &mut answers)? {
+            return Ok(answers);
         }
         if answers.len() > MOST {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
     }
+}
+
+/// Takes the messages of one packet; true at the end of the dump.
+fn take(packet: &[u8], answers: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
+    let mut rest = packet;
+    while !rest.is_empty() {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+        let length = usize::try_from(message.header.length).map_err(io::Error::other)?.next_multiple_of(4);
+        match message.payload {
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+            _ => {}
+        }
+        // A message without a length would be read for ever.
+        rest = rest.get(length.max(16)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+/// A packet of a dump.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    let mut answers = Vec::new();
+    let _ = take(data, &mut answers);
+    assert!(answers.len() <= data.len() / 16 + 1);
+    let links = links(&answers);
+    let addresses = addresses(&answers, &links);
+    let _ = assemble(&links, addresses, &hops(&answers));
 }
 
 #[cfg(test)]

@@ -251,6 +251,13 @@ fn certificates(facts: &Facts, now: u64) -> Vec<Certificate> {
     found
 }
 
+/// A Node as its API server tells it: conditions are lines without control characters.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    let seen = conditions(data);
+    assert!(seen.conditions.iter().all(|line| !line.contains(char::is_control)), "{seen:?}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

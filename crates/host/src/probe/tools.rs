@@ -97,6 +97,12 @@ fn semver(word: &str) -> Option<String> {
     semver::Version::parse(&full).ok().map(|version| version.to_string())
 }
 
+/// What programs print of their version.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(text: &str) {
+    assert!(version(text).is_none_or(|version| semver::Version::parse(&version).is_ok()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -85,6 +85,17 @@ fn file_system(mountinfo: &str, path: &Path) -> Option<String> {
     mountinfo.lines().filter_map(mount).max_by_key(|(length, _)| *length).map(|(_, kind)| kind)
 }
 
+/// passwd, an id map, a table of mounts.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(text: &str) {
+    assert!(all(text).len() <= text.len());
+    let user = UserFact { uid: 990, ..UserFact::default() };
+    assert!(!inside(text, Some(&UserFact::default())), "root is nobody's user inside");
+    let _ = inside(text, Some(&user));
+    let kind = file_system(text, Path::new("/var/lib/u7s-admin"));
+    assert!(kind.is_none_or(|kind| text.contains(&kind)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -155,6 +155,20 @@ impl Report {
     }
 }
 
+/// Packets of either half, which the other does not trust: what is understood is what was sent.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    if let Ok(orders) = Order::decode_all(data) {
+        assert_eq!(orders.len() * Order::BYTES, data.len());
+        let again: Vec<u8> = orders.iter().flat_map(|order| order.encode()).collect();
+        // An order to carry or drop has no use for the port.
+        assert!(Order::decode_all(&again).is_ok_and(|again| again == orders));
+    }
+    if let Ok(report) = Report::decode(data) {
+        assert_eq!(report.encode(), data);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -188,6 +188,16 @@ fn bounded_text(path: impl AsRef<Path>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// A table of sockets.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    let table = String::from_utf8_lossy(data);
+    for (state, port) in [(LISTEN, 6443), (UNCONNECTED, 53)] {
+        let _ = find(&table, state, Ipv4Addr::LOCALHOST, port);
+    }
+    table.split_ascii_whitespace().for_each(|word| assert!(ipv4(word).is_none() || matches!(word.len(), 8 | 32)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::documents::{self, Documents, V1BETA4};
 use super::fields::Document;
 use super::{init, join as joining};
+use crate::yaml;
 
 /// The whole configuration, with secrets.
 pub(super) fn whole(documents: &Documents) -> String {
@@ -52,6 +53,6 @@ fn values(documents: &Documents) -> Vec<Value> {
 }
 
 fn join(values: &[Value]) -> String {
-    let texts: Vec<_> = values.iter().map(|value| format!("{value:#}\n")).collect();
+    let texts: Vec<_> = values.iter().map(|value| format!("{}\n", yaml::json(value))).collect();
     texts.join("---\n")
 }

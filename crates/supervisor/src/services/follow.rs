@@ -163,6 +163,13 @@ fn is_word(version: &str) -> bool {
     !version.is_empty() && version.len() <= 64 && version.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
+/// A token and a version of a list: both stay one parameter.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(text: &str) {
+    assert!(!escape(text).contains(['&', '=', '#', '/', ' ', '?']));
+    assert!(!is_word(text) || escape(text) == text);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

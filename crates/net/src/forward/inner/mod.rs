@@ -37,6 +37,8 @@ use u7s_plan::node::Network;
 use crate::Error;
 use crate::forward::message::Report;
 use datagrams::Carrier;
+#[cfg(feature = "fuzzing")]
+pub use datagrams::fuzz as fuzz_packets;
 use door::Door;
 use pool::Pool;
 use relay::Relay;

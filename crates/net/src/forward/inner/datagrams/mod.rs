@@ -39,6 +39,8 @@ use super::team::Team;
 use crate::Error;
 use crate::forward::message::Report;
 use flows::{Flow, Flows};
+#[cfg(feature = "fuzzing")]
+pub use packet::fuzz;
 use packet::{Datagram, parse};
 
 /// Datagrams of one socket, or packets of the device, that are served before the next.

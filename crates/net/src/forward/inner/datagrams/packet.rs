@@ -92,6 +92,18 @@ fn checksum(header: &[u8]) -> u16 {
     !u16::try_from(sum).unwrap_or(0)
 }
 
+/// A packet of the tun device: what is read of it lies within it, and its like is made and read again.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    let Some(datagram) = parse(data) else { return };
+    let payload = data.get(datagram.payload.clone());
+    assert!(payload.is_some_and(|payload| payload.len() + HEADERS <= usize::from(u16::MAX)));
+    let payload = payload.unwrap_or_default();
+    let made = headers(datagram.source, datagram.target, payload.len(), 7).unwrap_or([0; HEADERS]);
+    let again = parse(&[&made, payload].concat());
+    assert!(again.is_some_and(|again| (again.source, again.target) == (datagram.source, datagram.target)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
