@@ -43,31 +43,54 @@ fn language() -> Language {
     *LANGUAGE.get_or_init(|| locale::language(|name| std::env::var(name).ok(), locale::stderr_is_journal()))
 }
 
+/// How many bytes of texts are looked at for one that is printed: seen are a hundred thousand for the longest of ours. What others
+/// say may be any number of parts, each of which might be ours; then the rest of it stays as it is.
+const MOST: usize = 4 << 20;
+
 fn russian(english: &str) -> String {
-    whole(english).or_else(|| parts(english)).unwrap_or_else(|| english.to_owned())
+    let mut left = MOST;
+    said(english, &mut left)
+}
+
+fn said(english: &str, left: &mut usize) -> String {
+    whole(english, left).or_else(|| parts(english, left)).unwrap_or_else(|| english.to_owned())
 }
 
 /// By the template that fits best: the one with the most text of its own.
-fn whole(english: &str) -> Option<String> {
-    let fits = templates().iter().filter_map(|(own, template)| Some((own, template.captures(english)?)));
-    let (own, captures) = fits.max_by_key(|(own, _)| own.weight)?;
+fn whole(english: &str, left: &mut usize) -> Option<String> {
+    *left = left.saturating_sub(templates().len());
+    if *left == 0 {
+        return None;
+    }
+    let mut best: Option<(&Own, Vec<(&str, &str)>)> = None;
+    for (own, template) in templates() {
+        if let Some(captures) = template.captures(english, left)
+            && best.as_ref().is_none_or(|(best, _)| best.weight <= own.weight)
+        {
+            best = Some((own, captures));
+        }
+    }
+    let (own, captures) = best?;
     Some(own.russian.fill(|name| {
         let (name, nested) = template::name(name);
         let value =
             captures.iter().find(|(known, _)| template::name(known).0 == name).map_or("", |(_, text)| text);
-        if nested { russian(value) } else { value.to_owned() }
+        if nested { said(value, left) } else { value.to_owned() }
     }))
 }
 
 /// Texts that were joined before: causes, what a status waits for. Each part by itself; a name of something stays.
-fn parts(english: &str) -> Option<String> {
-    let known = english.match_indices(": ").find_map(|(at, _)| Some((at, whole(&english[..at])?)));
+fn parts(english: &str, left: &mut usize) -> Option<String> {
+    let known = english.match_indices(": ").find_map(|(at, _)| Some((at, whole(&english[..at], left)?)));
     if let Some((at, text)) = known {
-        return Some(format!("{text}: {}", russian(&english[at + 2..])));
+        return Some(format!("{text}: {}", said(&english[at + 2..], left)));
+    }
+    if *left == 0 {
+        return None;
     }
     let joint = ["; ", ": "].into_iter().find(|joint| english.contains(joint))?;
     let (first, rest) = english.split_once(joint)?;
-    Some(format!("{}{joint}{}", russian(first), russian(rest)))
+    Some(format!("{}{joint}{}", said(first, left), said(rest, left)))
 }
 
 /// The other half of a row.

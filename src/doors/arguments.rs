@@ -105,7 +105,13 @@ pub(super) fn with_patches(mut documents: Vec<Value>, directory: &str) -> Option
             *at = json!({ "directory": directory });
         }
     }
-    Some(documents.iter().map(|document| format!("{}\n", yaml::json(document))).collect::<Vec<_>>().join("---\n"))
+    Some(
+        documents
+            .iter()
+            .map(|document| format!("{}\n", yaml::json(document)))
+            .collect::<Vec<_>>()
+            .join("---\n"),
+    )
 }
 
 /// A file or directory named on the command line.

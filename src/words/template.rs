@@ -29,9 +29,15 @@ impl Template {
     /// What stands in the holes of a text that was made of this template.
     ///
     /// A hole for a name or a number holds no `: `: a text with one is a chain, whose parts have templates of their own.
-    pub(super) fn captures<'a>(&self, text: &'a str) -> Option<Vec<(&'static str, &'a str)>> {
+    ///
+    /// `left` is how many bytes may still be looked at: texts of others may fit in a great many ways, or almost.
+    pub(super) fn captures<'a>(
+        &self,
+        text: &'a str,
+        left: &mut usize,
+    ) -> Option<Vec<(&'static str, &'a str)>> {
         let mut found = Vec::new();
-        fit(text.strip_prefix(self.head)?, &self.holes, &mut found).then_some(found)
+        fit(text.strip_prefix(self.head)?, &self.holes, (&mut found, left)).then_some(found)
     }
 
     /// The text with its holes filled, by name.
@@ -57,9 +63,14 @@ impl Template {
 fn fit<'a>(
     text: &'a str,
     holes: &[(&'static str, &'static str)],
-    found: &mut Vec<(&'static str, &'a str)>,
+    (found, left): (&mut Vec<(&'static str, &'a str)>, &mut usize),
 ) -> bool {
     let Some(((hole, after), rest)) = holes.split_first() else { return text.is_empty() };
+    // Looking for the end of a hole, and for a colon in it, may read all of the text.
+    *left = left.saturating_sub(text.len() + 1);
+    if *left == 0 {
+        return false;
+    }
     let takes = |value: &str| name(hole).1 || !value.contains(": ");
     if rest.is_empty() {
         let value = text.strip_suffix(after).filter(|value| takes(value));
@@ -67,11 +78,12 @@ fn fit<'a>(
         return value.is_some();
     }
     for (at, _) in text.match_indices(after) {
-        if !takes(&text[..at]) {
+        *left = left.saturating_sub(at);
+        if *left == 0 || !takes(&text[..at]) {
             break;
         }
         found.push((hole, &text[..at]));
-        if fit(&text[at + after.len()..], rest, found) {
+        if fit(&text[at + after.len()..], rest, (found, left)) {
             return true;
         }
         found.pop();
@@ -84,7 +96,8 @@ mod tests {
     use super::*;
 
     fn captures(template: &'static str, text: &'static str) -> Option<Vec<(&'static str, &'static str)>> {
-        Template::new(template).captures(text)
+        let mut left = usize::MAX;
+        Template::new(template).captures(text, &mut left)
     }
 
     #[test]

@@ -28,6 +28,19 @@ fn every_text_is_there_once_and_is_found_again() {
     println!("{} texts", seen.len());
 }
 
+/// What a supervisor says may have megabytes: `u7s status` tried every template on every part of every rest of it.
+#[test]
+fn a_text_of_any_number_of_parts_is_looked_at_within_a_bound() {
+    for joint in [": ", "; ", " is ", " (", ", "] {
+        let text = format!("port{joint}").repeat(100_000);
+        let mut left = MOST;
+        assert!(said(&text, &mut left).len() >= text.len() / 2, "{joint:?}");
+    }
+    let mut left = MOST;
+    said(&format!("[ERROR Port-53]: {} is not open", "192.0.2.10:53/udp".repeat(20)), &mut left);
+    assert!(MOST - left < MOST / 16, "{} bytes for a text of ours", MOST - left);
+}
+
 #[test]
 fn f63_nothing_that_programs_look_for_is_translated() {
     for (english, russian) in rows() {

@@ -39,7 +39,9 @@ pub use self::target::{Target, inside};
 pub(crate) use self::user::as_author;
 pub use self::user::{as_user, within};
 #[cfg(feature = "fuzzing")]
-pub use self::{environment::fuzz as fuzz_variable, outputs::fuzz as fuzz_name, target::fuzz as fuzz_process};
+pub use self::{
+    environment::fuzz as fuzz_variable, outputs::fuzz as fuzz_name, target::fuzz as fuzz_process,
+};
 pub use crate::files::{Author, is_own_descriptor};
 
 /// A program to run.

@@ -108,8 +108,8 @@ impl Undo {
         let Some(file) = files::read(&path, LIMIT)? else {
             return Ok(Self { path, former: Former { version: VERSION, ..Former::default() } });
         };
-        let former =
-            parse(&file.bytes).map_err(|source| Error::Undo { path: path.clone(), source: Box::new(source) })?;
+        let former = parse(&file.bytes)
+            .map_err(|source| Error::Undo { path: path.clone(), source: Box::new(source) })?;
         if former.version != VERSION {
             return Err(Error::UndoVersion { path, found: former.version, known: VERSION });
         }

@@ -39,11 +39,12 @@ pub fn text(text: &str) -> String {
     let mut in_key = false;
     for line in text.split_inclusive('\n') {
         if line.contains("-----BEGIN ") && line.contains("PRIVATE KEY") {
-            in_key = !line.contains("-----END ");
+            // What was put together without a line feed ends one thing and begins the next in one line.
+            in_key = line.rfind("-----BEGIN ") > line.rfind("-----END ");
             out.push_str(MASK);
             out.push('\n');
         } else if in_key {
-            in_key = !line.contains("-----END ");
+            in_key = line.rfind("-----END ") <= line.rfind("-----BEGIN ");
         } else {
             out.push_str(&self::line(line));
         }
@@ -330,6 +331,8 @@ mod tests {
         let pem = "a\n-----BEGIN RSA PRIVATE KEY-----\nCANARY\nCANARY\n-----END RSA PRIVATE KEY-----\nb\n";
         assert_eq!(text(pem), "a\n[redacted]\nb\n");
         assert!(!text("x -----BEGIN PRIVATE KEY-----\nCANARY").contains("CANARY"));
+        let joined = "-----END CERTIFICATE----------BEGIN EC PRIVATE KEY-----\nCANARY\n-----END EC PRIVATE KEY-----\nb\n";
+        assert_eq!(text(joined), "[redacted]\nb\n");
     }
 
     #[test]
@@ -379,8 +382,10 @@ mod tests {
     #[test]
     fn letters_that_are_longer_or_shorter_in_lower_case_move_no_mask() {
         assert_eq!(text("İ token=\u{212b}"), "İ token=[redacted]");
-        assert_eq!(text("İİİİİİ token=CANARY \u{212b}\u{212b}\u{212b}\u{212b}\u{212b}\u{212b}"),
-            "İİİİİİ token=[redacted] \u{212b}\u{212b}\u{212b}\u{212b}\u{212b}\u{212b}");
+        assert_eq!(
+            text("İİİİİİ token=CANARY \u{212b}\u{212b}\u{212b}\u{212b}\u{212b}\u{212b}"),
+            "İİİİİİ token=[redacted] \u{212b}\u{212b}\u{212b}\u{212b}\u{212b}\u{212b}"
+        );
     }
 
     /// Each name is looked for once: a journal's line of a megabyte would take hours otherwise.

@@ -168,7 +168,14 @@ whole      8.000  100.0 %
     #[test]
     fn a_name_of_any_length_is_shown() {
         let name = "x".repeat(100_000);
-        let run = Run { version: VERSION, command: String::new(), began: 0, failed: None, took_us: 1, parts: vec![part(&name, 0, 1, vec![])] };
+        let run = Run {
+            version: VERSION,
+            command: String::new(),
+            began: 0,
+            failed: None,
+            took_us: 1,
+            parts: vec![part(&name, 0, 1, vec![])],
+        };
         assert!(run.to_string().contains(&name));
     }
 

@@ -65,7 +65,9 @@ pub fn documents(text: &str, origin: &str) -> Result<Vec<Value>, Error> {
 /// Source: YAML 1.2.2, 5.1 "Character Set", and YAML 1.1, 4.2 "Line Breaks".
 #[must_use]
 pub fn json(document: &Value) -> String {
-    let escaped = |char: char| matches!(char, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}');
+    let escaped = |char: char| {
+        matches!(char, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+    };
     let text = format!("{document:#}");
     if !text.contains(escaped) {
         return text;
@@ -277,7 +279,11 @@ mod tests {
     fn what_yaml_knows_in_escapes_only_is_escaped_in_json() {
         let value = json!({ "a\u{7f}": "b\u{85}\u{9f}\u{2028}\u{2029}\u{feff}\u{ffff}ü\u{1}\u{1f600}" });
         let text = super::json(&value);
-        assert!(!text.contains(['\u{7f}', '\u{85}', '\u{2028}']) && text.contains("\\u2028\\u2029\\ufeff\\uffff\u{fc}"), "{text}");
+        assert!(
+            !text.contains(['\u{7f}', '\u{85}', '\u{2028}'])
+                && text.contains("\\u2028\\u2029\\ufeff\\uffff\u{fc}"),
+            "{text}"
+        );
         assert_eq!(documents(&text, "made"), Ok(vec![value]));
     }
 

@@ -92,7 +92,8 @@ fn words(text: &str) -> Option<Vec<String>> {
 /// Environment files of a component, divided by NULs: names are names, and what comes in front stays in front.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn fuzz(data: &[u8]) {
-    let files: Vec<String> = data.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned()).collect();
+    let files: Vec<String> =
+        data.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned()).collect();
     let component = Component {
         name: u7s_plan::node::ComponentName::Kubelet,
         description: String::new(),

@@ -358,7 +358,10 @@ pub fn fuzz(data: &[u8]) {
     }
     assert!(spec.user.uid != 0 && spec.user.gid != 0);
     for map in [&spec.uid_map, &spec.gid_map] {
-        assert!(map.iter().all(|extent| extent.outside != 0 && extent.outside.checked_add(extent.count).is_some()));
+        assert!(
+            map.iter()
+                .all(|extent| extent.outside != 0 && extent.outside.checked_add(extent.count).is_some())
+        );
     }
     let sources = spec.binds.iter().flat_map(|bind| [&bind.source, &bind.target]);
     for path in sources.chain([&spec.user.home, &spec.cri_socket]) {

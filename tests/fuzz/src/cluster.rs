@@ -12,7 +12,9 @@ use u7s_plan::kubeadm::{Input, NodeFacts, join, merge};
 use u7s_plan::need::Ignored;
 use u7s_plan::preflight::firewall_needs;
 use u7s_plan::request::Init;
-use u7s_plan::services::{Event, Item, MOST, Member, Notice, Pod, Port, Rules, Service, Transport, View, Wanted, event, list};
+use u7s_plan::services::{
+    Event, Item, MOST, Member, Notice, Pod, Port, Rules, Service, Transport, View, Wanted, event, list,
+};
 use u7s_plan::{firewall, yaml};
 use u7s_shim::kubeadm::{Call, parse};
 
@@ -43,7 +45,8 @@ pub(super) fn services(data: &[u8]) {
         assert!(writes || patches.is_empty());
         assert!(patches.iter().all(|patch| serde_json::from_str::<Value>(&patch.text).is_ok()));
         for ((claim, port), reason) in &wanted.refused {
-            let Some(notice) = Notice::of(&view, (claim, *port), "n1", ("Port", &reason.to_string()), 0) else {
+            let Some(notice) = Notice::of(&view, (claim, *port), "n1", ("Port", &reason.to_string()), 0)
+            else {
                 continue;
             };
             assert!(notice.name.len() <= 4 * 253 && serde_json::from_str::<Value>(&notice.text).is_ok());
@@ -51,7 +54,11 @@ pub(super) fn services(data: &[u8]) {
     }
 }
 
-fn put<T: Item>(map: &mut std::collections::BTreeMap<u7s_plan::services::Key, T>, key: u7s_plan::services::Key, is: Option<T>) {
+fn put<T: Item>(
+    map: &mut std::collections::BTreeMap<u7s_plan::services::Key, T>,
+    key: u7s_plan::services::Key,
+    is: Option<T>,
+) {
     match is {
         Some(object) => drop(map.insert(key, object)),
         None => drop(map.remove(&key)),
@@ -70,7 +77,8 @@ fn take<T: Item>(line: &[u8], mut put: impl FnMut(u7s_plan::services::Key, Optio
 }
 
 /// A bootstrap token and a key of the user's, which nobody may see.
-const SECRETS: [&str; 2] = ["zyxwvu.9876543210canary", "cafecafecafecafecafecafecafecafecafecafecafecafecafecafecafecafe"];
+const SECRETS: [&str; 2] =
+    ["zyxwvu.9876543210canary", "cafecafecafecafecafecafecafecafecafecafecafecafecafecafecafecafe"];
 
 /// A configuration, flags a line each, and names and texts of patches: kubeadm gets what it can read, and people no secret.
 pub(super) fn kubeadm(data: &[u8]) {

@@ -80,8 +80,7 @@ fn blob<'a>(object: &'a Value, key: &str) -> &'a str {
 
 /// A PEM text, and the same bytes as what stands in one, with whatever calendar they tell.
 pub(super) fn certificate(data: &[u8]) {
-    let wrapped =
-        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", base64(data));
+    let wrapped = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", base64(data));
     for pem in [&*text(data), &wrapped] {
         let Some(seen) = validity(pem) else { continue };
         for second in [seen.begins, seen.ends] {
@@ -96,7 +95,8 @@ fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for chunk in bytes.chunks(3) {
-        let sum = chunk.iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let sum =
+            chunk.iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for place in 0..4 {
             let letter = LETTERS.get((sum >> (18 - 6 * place) & 63) as usize).copied().unwrap_or(b'A');
             out.push(if place <= chunk.len() { letter.into() } else { '=' });

@@ -4,6 +4,8 @@
 //! that are private have their functions beside them, behind the feature `fuzzing` of their crate; the others have them here.
 //! A function asserts more than that nothing panics: what is printed is read again, and what must never come out does not.
 
+#![forbid(unsafe_code)]
+
 mod arguments;
 mod cluster;
 mod documents;

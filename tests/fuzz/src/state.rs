@@ -56,7 +56,9 @@ fn shim(answer: &Answer) {
         Answer::Status(status) => Some(status),
         _ => None,
     };
-    for line in ["status kubelet crio x", "show kubelet", "is-active kubelet", "is-enabled crio", "restart kubelet"] {
+    for line in
+        ["status kubelet crio x", "show kubelet", "is-active kubelet", "is-enabled crio", "restart kubelet"]
+    {
         let argv: Vec<_> = line.split(' ').map(Into::into).collect();
         let Call::Ours(ours) = systemctl::parse(&argv, Place::Inside) else { continue };
         let rendered = if ours.is_question() {

@@ -48,7 +48,8 @@ mod tests {
     #[test]
     fn the_corpus_is_small_and_has_no_strangers() {
         let names: BTreeSet<String> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
-        let there = fs::read_dir(corpus()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let there =
+            fs::read_dir(corpus()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         assert_eq!(there.collect::<BTreeSet<String>>(), names);
         for name in names {
             for (path, input) in inputs(&name) {

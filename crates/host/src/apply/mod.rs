@@ -35,7 +35,8 @@ pub use kubeconfig::clean as clean_kubeconfig;
 
 #[cfg(feature = "fuzzing")]
 pub use {
-    etcd::fuzz as fuzz_members, images::fuzz as fuzz_images, inside::fuzz as fuzz_lines, tree::fuzz as fuzz_changes,
+    etcd::fuzz as fuzz_members, images::fuzz as fuzz_images, inside::fuzz as fuzz_lines,
+    tree::fuzz as fuzz_changes,
 };
 
 /// What happens while a plan is applied; the doors print it.

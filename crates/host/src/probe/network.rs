@@ -187,7 +187,9 @@ fn take(packet: &[u8], answers: &mut Vec<RouteNetlinkMessage>) -> io::Result<boo
         let length = usize::try_from(message.header.length).map_err(io::Error::other)?.next_multiple_of(4);
         match message.payload {
             NetlinkPayload::Done(_) => return Ok(true),
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            NetlinkPayload::Error(error) => {
+                return Err(io::Error::from_raw_os_error(error.raw_code().saturating_abs()));
+            }
             NetlinkPayload::InnerMessage(answer) => answers.push(answer),
             _ => {}
         }

@@ -35,9 +35,9 @@ mod shares;
 pub use acceptor::Acceptor;
 pub use listen::{Listeners, bind};
 pub use owner::{Listening, Owner, listening};
+pub use u7s_plan::forwarding::{DATAGRAM_MARK, DATAGRAM_TABLE, MARKS, STREAM_MARK, STREAM_TABLE, TUN, VXLAN};
 #[cfg(feature = "fuzzing")]
 pub use {message::fuzz as fuzz_messages, owner::fuzz as fuzz_tables};
-pub use u7s_plan::forwarding::{DATAGRAM_MARK, DATAGRAM_TABLE, MARKS, STREAM_MARK, STREAM_TABLE, TUN, VXLAN};
 
 /// Sysctls that the inner half needs, keys below /proc/sys, written inside before it starts.
 ///

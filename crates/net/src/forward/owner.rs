@@ -195,7 +195,9 @@ pub fn fuzz(data: &[u8]) {
     for (state, port) in [(LISTEN, 6443), (UNCONNECTED, 53)] {
         let _ = find(&table, state, Ipv4Addr::LOCALHOST, port);
     }
-    table.split_ascii_whitespace().for_each(|word| assert!(ipv4(word).is_none() || matches!(word.len(), 8 | 32)));
+    table
+        .split_ascii_whitespace()
+        .for_each(|word| assert!(ipv4(word).is_none() || matches!(word.len(), 8 | 32)));
 }
 
 #[cfg(test)]
