@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn what_yaml_knows_in_escapes_only_is_escaped_in_json() {
         let value = json!({ "a\u{7f}": "b\u{85}\u{9f}\u{2028}\u{2029}\u{feff}\u{ffff}ü\u{1}\u{1f600}" });
-        let text = super::json(&value);
+        let text = json(&value);
         assert!(
             !text.contains(['\u{7f}', '\u{85}', '\u{2028}'])
                 && text.contains("\\u2028\\u2029\\ufeff\\uffff\u{fc}"),

@@ -128,6 +128,7 @@ fn node() -> NodeFacts {
         degraded: false,
         ignored: Ignored::default(),
         timeout_factor: 1,
+        memory: 4 << 30,
     }
 }
 
@@ -137,9 +138,10 @@ pub(super) fn nft(data: &[u8]) {
     let rules = listing["nftables"].as_array().cloned().unwrap_or_default();
     let (mut facts, node) = (texts::facts(), texts::node());
     facts.firewall.rules = Some(rules);
+    facts.resolv_conf = "nameserver 10.77.0.1\n".into();
     let config = Config::default();
     let needs = firewall_needs(&config, &facts, node, Some("10.77.0.12:6443"));
     assert!(needs.len() <= 64, "{} needs", needs.len());
-    let table = firewall::table(&config.firewall, node, "nameserver 10.77.0.1\n", true);
+    let table = firewall::table(&config.firewall, node, &facts, true);
     assert!(!table.holds_in(&listing), "nobody knows the digest of our table");
 }

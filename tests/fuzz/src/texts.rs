@@ -62,7 +62,7 @@ pub(super) fn machine(data: &[u8]) {
         assert!(["nameserver ", "search ", "options "].iter().any(|word| line.starts_with(word)), "{line:?}");
     }
     assert_eq!(outcome.node.resolv_conf.matches("nameserver ").count(), 1 + found(&facts, "nameserver "));
-    let table = firewall::table(&Config::default().firewall, &outcome.node, &facts.resolv_conf, true);
+    let table = firewall::table(&Config::default().firewall, &outcome.node, &facts, true);
     assert!(
         table.text.bytes().all(|byte| byte.is_ascii_graphic() || b" \t\n".contains(&byte)),
         "{}",

@@ -192,9 +192,11 @@ fn bounded_text(path: impl AsRef<Path>) -> String {
 #[cfg(feature = "fuzzing")]
 pub fn fuzz(data: &[u8]) {
     let table = String::from_utf8_lossy(data);
-    for (state, port) in [(LISTEN, 6443), (UNCONNECTED, 53)] {
-        let _ = find(&table, state, Ipv4Addr::LOCALHOST, port);
+    let mut listening = Listening::default();
+    for (protocol, state) in [(Protocol::Tcp, LISTEN), (Protocol::Udp, UNCONNECTED)] {
+        listening.read(protocol, state, &table);
     }
+    assert!(listening.sockets.values().map(Vec::len).sum::<usize>() <= 2 * table.lines().count());
     table
         .split_ascii_whitespace()
         .for_each(|word| assert!(ipv4(word).is_none() || matches!(word.len(), 8 | 32)));
