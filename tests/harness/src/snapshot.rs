@@ -52,6 +52,8 @@ const IGNORED: &[(&str, &str)] = &[
     ("sysctl kernel/ns_last_pid", "changes by itself"),
     ("sysctl kernel/pty/nr", "changes by itself"),
     ("sysctl kernel/tainted", "the machine's"),
+    ("sysctl kernel/hung_task_detect_count", "counts what hangs anywhere on the machine"),
+    ("sysctl kernel/hung_task_warnings", "counts what hangs anywhere on the machine"),
     ("sysctl fs/dentry-state", "changes by itself"),
     ("sysctl fs/file-nr", "changes by itself"),
     ("sysctl fs/inode-", "changes by itself"),
