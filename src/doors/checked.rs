@@ -35,6 +35,7 @@ impl Form {
             })
         };
         match words[..] {
+            _ if given("--help") || given("-h") => None,
             [b"kubeconfig", b"user", ..] => Some(Self::Kubeconfig),
             [b"token", b"create", ..] if given("--print-join-command") && !given("--dry-run") => {
                 Some(Self::JoinCommand)
@@ -95,7 +96,14 @@ mod tests {
     fn what_others_use_or_type_as_root_has_its_form() {
         assert_eq!(form("kubeconfig user --client-name bob"), Some(Form::Kubeconfig));
         assert_eq!(form("--v=5 token create --print-join-command --ttl 5m"), Some(Form::JoinCommand));
-        for line in ["token create", "token create --print-join-command=false", "token list", "kubeconfig"] {
+        for line in [
+            "kubeconfig user --help",
+            "token create -h --print-join-command",
+            "token create",
+            "token create --print-join-command=false",
+            "token list",
+            "kubeconfig",
+        ] {
             assert_eq!(form(line), None, "{line}");
         }
         let hash = "0".repeat(64);
