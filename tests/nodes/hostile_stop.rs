@@ -114,8 +114,9 @@ fn processes_that_sigkill_does_not_end(world: &World) -> Check {
     let node = cluster.node();
     take_over(node, true)?;
     until(Duration::from_secs(30), "two servers that wait for each other", || {
-        // In state D they hear no signal.
-        let script = "grep -ls '^State:.D' /proc/[0-9]*/status | while read status; do grep -l u7s-double $status; done || true";
+        // Once SIGKILL has come they wait on, in state D, and hear nothing more.
+        let script =
+            "for wait in /proc/[0-9]*/wchan; do grep -l request_wait_answer $wait 2>/dev/null || true; done";
         let waiting = node.sh(script).map_err(|error| error.to_string())?;
         if waiting.lines().count() >= 2 { Ok(()) } else { Err(waiting) }
     })?;
