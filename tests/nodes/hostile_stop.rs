@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Listed] = &[
     ("hostile_stop::a_stop_that_is_put_off_ends_in_its_deadline", a_stop_that_is_put_off),
     ("hostile_stop::a_restart_that_is_put_off_ends_in_its_deadline", a_restart_that_is_put_off),
     ("hostile_stop::processes_that_sigkill_does_not_end_are_ended", processes_that_sigkill_does_not_end),
+    ("hostile_stop::a_removal_of_the_package_that_is_put_off_ends", a_removal_that_is_put_off),
     (
         "hostile_stop::reset_fails_and_keeps_the_firewall_while_something_lives",
         reset_fails_while_something_lives,
@@ -106,6 +107,18 @@ fn a_restart_that_is_put_off(world: &World) -> Check {
     // The guard is there for the next one as well.
     let began = Instant::now();
     exits(&node.command(&["systemctl", "stop", "u7s"]).within(DEADLINE).run()?, 0)?;
+    ended(node, began)
+}
+
+/// What every package does before its files go.
+fn a_removal_that_is_put_off(world: &World) -> Check {
+    let cluster = world.hostile()?;
+    let node = cluster.node();
+    take_over(node, false)?;
+    let began = Instant::now();
+    let output = node.command(&["/usr/libexec/u7s/preremove"]).within(DEADLINE).run()?;
+    exits(&output, 0)?;
+    wants(&output, "the node was not reset: its data stays")?;
     ended(node, began)
 }
 
