@@ -72,11 +72,15 @@ fn open(path: &Path) -> Result<File, Error> {
         .flags(flags)
         .mode(Mode::from_bits_truncate(0o600))
         .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
-    let file =
-        openat2(nix::fcntl::AT_FDCWD, path, how).map(File::from).map_err(|errno| opening(path, errno))?;
+    let not_ours = |uid| Error::NotOurs { path: path.to_owned(), uid };
+    let file = openat2(nix::fcntl::AT_FDCWD, path, how).map(File::from).map_err(|errno| match errno {
+        // A directory, a socket.
+        Errno::EISDIR | Errno::ENXIO => not_ours(path.symlink_metadata().map_or(0, |seen| seen.uid())),
+        other => opening(path, other),
+    })?;
     let seen = file.metadata().map_err(|source| Error::Read { path: path.to_owned(), source })?;
     if !seen.is_file() || seen.uid() != nix::unistd::geteuid().as_raw() || seen.nlink() != 1 {
-        return Err(Error::NotOurs { path: path.to_owned(), uid: seen.uid() });
+        return Err(not_ours(seen.uid()));
     }
     Ok(file)
 }
@@ -131,6 +135,10 @@ mod tests {
         let pipe = dir.path().join("pipe");
         nix::unistd::mkfifo(&pipe, Mode::from_bits_truncate(0o600)).unwrap();
         assert!(matches!(Lock::take_at(&pipe), Err(Error::NotOurs { .. })));
+        assert!(matches!(Lock::take_at(dir.path()), Err(Error::NotOurs { .. })));
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert!(matches!(Lock::take_at(&socket), Err(Error::NotOurs { .. })));
     }
 
     #[test]

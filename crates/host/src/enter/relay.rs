@@ -171,9 +171,8 @@ impl Relay {
     /// The program was not started; a signal that has come meanwhile is obeyed.
     pub(crate) fn give_up(mut self, failure: Failure) -> Error {
         while self.signals.next().is_some() {}
-        let (program, asked) = (self.name.clone(), self.signals.asked());
-        let Some(signal) = asked.filter(|_| matches!(failure, Failure::Interrupted { .. })) else {
-            return Error::Start { program, source: failure };
+        let Some(signal) = self.signals.asked() else {
+            return Error::Start { program: self.name.clone(), source: failure };
         };
         self.part_from(signal, Some(failure))
     }
