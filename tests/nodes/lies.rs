@@ -95,7 +95,7 @@ fn no_hint_leads_elsewhere(world: &World) -> Check {
     let node = cluster.node();
     // In a session of its own: a group that loses its session's last shell gets SIGHUP when one of it is stopped.
     let sleep = "setsid setpriv --reuid=65534 --regid=65534 --clear-groups sleep 300";
-    let pid = node.sh(&format!("{sleep} >/dev/null 2>&1 & p=$!; kill -STOP $p; echo $p"))?;
+    let pid = node.sh(&format!("{sleep} >/dev/null 2>&1 & p=$!; until grep -qx sleep /proc/$p/comm; do :; done; kill -STOP $p; echo $p"))?;
     let liar = lie(node, &format!(r#"$a =~ s/"init_pid":\d+/"init_pid":{pid}/;"#))?;
     let status = node.exec(&["u7s", "status"]);
     honest(node, liar)?;
