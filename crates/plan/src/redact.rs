@@ -390,9 +390,9 @@ mod tests {
 
     /// Each name is looked for once: a journal's line of a megabyte would take hours otherwise.
     #[test]
-    fn a_line_of_a_megabyte_of_names_is_read_once() {
+    fn a_long_line_of_names_is_read_once() {
         for piece in ["token", "bearer ", "token\"", "--token", "token=", "://"] {
-            let long = piece.repeat((1 << 20) / piece.len());
+            let long = piece.repeat((1 << 18) / piece.len());
             assert!(text(&long).len() <= 3 * long.len(), "{piece}");
         }
     }

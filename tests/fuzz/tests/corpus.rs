@@ -58,13 +58,16 @@ mod tests {
         }
     }
 
-    /// Cut anywhere, doubled, and with each of its bytes changed: what a fuzzer tries first.
+    /// How many places of an input are tried: all of the short ones.
+    const PLACES: usize = 64;
+
+    /// Cut, changed by a bit, and doubled: what a fuzzer tries first.
     #[test]
     fn s40_neighbours_of_the_corpus_are_parsed_too() {
         for target in TARGETS {
-            for (path, input) in inputs(target.name).into_iter().filter(|(_, input)| input.len() <= 1024) {
+            for (path, input) in inputs(target.name) {
                 println!("{}", path.display());
-                for at in 0..input.len() {
+                for at in (0..input.len()).step_by(input.len() / PLACES + 1) {
                     let mut changed = input.clone();
                     changed[at] ^= 1 << (at % 8);
                     (target.run)(&changed);

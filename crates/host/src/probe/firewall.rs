@@ -29,7 +29,9 @@ pub(crate) fn firewall(deadline: Duration) -> FirewallFact {
 }
 
 fn objects(mut listing: Value) -> Vec<Value> {
-    let objects = listing["nftables"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    // By `get_mut`: an index panics where there is no object.
+    let objects = listing.get_mut("nftables").and_then(Value::as_array_mut);
+    let objects = objects.map(std::mem::take).unwrap_or_default();
     objects.into_iter().filter(|object| KINDS.iter().any(|kind| object.get(kind).is_some())).collect()
 }
 
