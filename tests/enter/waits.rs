@@ -64,6 +64,7 @@ const LOG: &str = "/run/u7s-test-enter.log";
 
 fn said() -> Result<String, Box<dyn std::error::Error>> {
     let said = fs::read_to_string(LOG)?;
+    fs::remove_file(LOG)?;
     println!("{said}");
     Ok(said)
 }
