@@ -219,7 +219,7 @@ impl FormerFile {
     /// The bytes; `None` if the document was damaged.
     pub(crate) fn bytes(&self) -> Option<Vec<u8>> {
         // Signs, and half a byte at the end, are what `from_str_radix` would take.
-        if self.hex.len() % 2 != 0 || !self.hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        if !self.hex.len().is_multiple_of(2) || !self.hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return None;
         }
         let pairs = self.hex.as_bytes().chunks(2);
