@@ -205,7 +205,7 @@ fn beside() -> Result<(), Failed> {
     let files =
         ["/var/lib/systemd/linger/u7s-test", "/var/spool/cron/crontabs/u7s-test", "/tmp/u7s-test-left"];
     for file in files {
-        fs::create_dir_all(Path::new(file).parent().unwrap_or(Path::new("/")))?;
+        fs::create_dir_all(Path::new(file).parent().unwrap_or_else(|| Path::new("/")))?;
         fs::write(file, "x")?;
     }
     std::os::unix::fs::chown(files[2], Some(first), None)?;
