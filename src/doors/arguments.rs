@@ -261,10 +261,10 @@ mod tests {
         assert_eq!(seen["node"], json!({"patches": {"directory": "/p"}}));
         let cluster = json!({"apiVersion": "v", "kind": "ClusterConfiguration"});
         let text = with_patches(vec![cluster], "/p").unwrap();
-        assert!(
-            text.contains(r#"{"apiVersion":"v","kind":"InitConfiguration","patches":{"directory":"/p"}}"#),
-            "{text}"
-        );
+        let documents: Vec<Value> =
+            text.split("---\n").map(|document| serde_json::from_str(document).unwrap()).collect();
+        let added = json!({"apiVersion": "v", "kind": "InitConfiguration", "patches": {"directory": "/p"}});
+        assert_eq!(documents, [json!({"apiVersion": "v", "kind": "ClusterConfiguration"}), added]);
         assert_eq!(with_patches(vec![json!({"kind": "Other"})], "/p"), None);
         let join = json!({"kind": "JoinConfiguration", "patches": {"directory": "/mine"}});
         assert_eq!(patches_of(&[join]), Some("/mine".into()));
