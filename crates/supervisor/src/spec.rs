@@ -240,6 +240,30 @@ fn check_components(spec: &NodeSpec) -> Result<(), Problem> {
     Ok(())
 }
 
+/// A specification: what is understood comes back, and what is accepted has plain paths and an id map that the kernel takes.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    let newer = check_version(data).is_err();
+    let Ok(spec) = serde_json::from_slice::<NodeSpec>(data) else { return };
+    let again = serde_json::to_vec(&spec).map(|text| serde_json::from_slice::<NodeSpec>(&text));
+    assert!(matches!(again, Ok(Ok(again)) if again == spec));
+    assert!(newer || spec.version == VERSION);
+    if check(&spec, spec.user.uid).is_err() {
+        return;
+    }
+    assert!(spec.user.uid != 0 && spec.user.gid != 0);
+    for map in [&spec.uid_map, &spec.gid_map] {
+        assert!(
+            map.iter()
+                .all(|extent| extent.outside != 0 && extent.outside.checked_add(extent.count).is_some())
+        );
+    }
+    let sources = spec.binds.iter().flat_map(|bind| [&bind.source, &bind.target]);
+    for path in sources.chain([&spec.user.home, &spec.cri_socket]) {
+        assert!(path.is_absolute() && !path.components().any(|part| part == Part::ParentDir), "{path:?}");
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -342,29 +366,5 @@ pub(crate) mod tests {
             verdict(|spec| spec["components"] = [empty].into_iter().collect()),
             "component crio has no program"
         );
-    }
-}
-
-/// A specification: what is understood comes back, and what is accepted has plain paths and an id map that the kernel takes.
-#[cfg(feature = "fuzzing")]
-pub fn fuzz(data: &[u8]) {
-    let newer = check_version(data).is_err();
-    let Ok(spec) = serde_json::from_slice::<NodeSpec>(data) else { return };
-    let again = serde_json::to_vec(&spec).map(|text| serde_json::from_slice::<NodeSpec>(&text));
-    assert!(matches!(again, Ok(Ok(again)) if again == spec));
-    assert!(newer || spec.version == VERSION);
-    if check(&spec, spec.user.uid).is_err() {
-        return;
-    }
-    assert!(spec.user.uid != 0 && spec.user.gid != 0);
-    for map in [&spec.uid_map, &spec.gid_map] {
-        assert!(
-            map.iter()
-                .all(|extent| extent.outside != 0 && extent.outside.checked_add(extent.count).is_some())
-        );
-    }
-    let sources = spec.binds.iter().flat_map(|bind| [&bind.source, &bind.target]);
-    for path in sources.chain([&spec.user.home, &spec.cri_socket]) {
-        assert!(path.is_absolute() && !path.components().any(|part| part == Part::ParentDir), "{path:?}");
     }
 }

@@ -47,7 +47,7 @@ enum Flow {
 const DEEPEST: u32 = 16;
 
 /// The most rules that are looked at for one packet: chains that jump to the same chains again and again multiply.
-const MOST_STEPS: u32 = 20_000;
+const MOST_STEPS: u32 = 10_000;
 
 impl<'a> Rules<'a> {
     pub(super) fn new(objects: &'a [Value]) -> Self {
