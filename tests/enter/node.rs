@@ -25,7 +25,7 @@ const SUBIDS: u32 = 700_000;
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 pub(crate) const TESTS: &[Listed] = &[
-    ("s46_only_the_nodes_pid_1_is_entered", only_the_nodes_pid_1_is_entered),
+    ("s46_f30_only_the_nodes_pid_1_is_entered", only_the_nodes_pid_1_is_entered),
     ("s47_a_node_of_somebody_else_is_refused", a_node_of_somebody_else_is_refused),
     ("s42_root_is_gone_for_good_inside", root_is_gone_for_good_inside),
     ("s42_a_program_on_the_host_has_no_right", a_program_on_the_host_has_no_right),
@@ -175,7 +175,16 @@ fn only_the_nodes_pid_1_is_entered(node: &Node) -> Check {
         println!("{said}");
         holds(said.ends_with(reason), said)?;
     }
-    Ok(())
+    // The number is another process' by now: one of the node's own user even.
+    let mut stranger = Command::new("setpriv")
+        .args(["--reuid", &UID.to_string(), "--regid", &UID.to_string(), "--clear-groups", "sleep", "60"])
+        .spawn()?;
+    let said = refusal(stranger.id(), &Node::user());
+    let alive = stranger.try_wait()?.is_none();
+    stranger.kill()?;
+    stranger.wait()?;
+    println!("{}", said?);
+    holds(alive, "a stranger was ended")
 }
 
 fn a_node_of_somebody_else_is_refused(node: &Node) -> Check {

@@ -13,7 +13,7 @@ pub(crate) const TESTS: &[Listed] = &[
     ("uncovered::nothing_of_the_hosts_run_lies_below_the_nodes_mounts", nothing_of_the_hosts_run),
     ("uncovered::no_other_users_process_is_seen_below_proc", no_other_users_process),
     ("uncovered::the_hosts_temporary_files_are_out_of_reach", temporary_files),
-    ("uncovered::no_bus_is_within_reach_and_nobody_lingers", no_bus),
+    ("uncovered::s36_no_bus_is_within_reach_and_nobody_lingers", no_bus),
     ("uncovered::run_u7s_is_bounded", run_u7s),
     ("uncovered::the_unit_bounds_memory_and_processes", bounds),
     ("uncovered::no_fuse_file_system_can_be_mounted", no_fuse),
