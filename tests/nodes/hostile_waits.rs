@@ -105,8 +105,8 @@ fn the_status_answers_while_kubectl_inside_hangs(world: &World) -> Check {
 /// Lays a script over a program, inside alone.
 fn hidden(program: &str, script: &str) -> String {
     format!(
-        "printf '#!/bin/sh\n%s\n' \"{script}\" | u7s shell -- sh -c 'cat > /run/u7s/other; chmod 755 /run/u7s/other; \
-         mount --bind /run/u7s/other {program}'"
+        "printf '#!/bin/sh\n%s\n' \"{script}\" | u7s shell -- sh -c 'cat > /run/in-its-place; chmod 755 /run/in-its-place; \
+         mount --bind /run/in-its-place {program}'"
     )
 }
 
@@ -147,7 +147,7 @@ fn a_reset_whose_kubeadm_hangs_obeys_sigterm(world: &World) -> Check {
     let output = reset.wait(Duration::from_secs(60));
     let active = node.sh("systemctl is-active u7s.service || true")?;
     let lock = node.sh("test -e /run/u7s.lock && echo there || echo gone")?;
-    node.sh("u7s shell -- umount /usr/bin/kubeadm; rm -f /run/u7s/begun /run/u7s/other")?;
+    node.sh("u7s shell -- umount /usr/bin/kubeadm; rm -f /run/u7s/begun")?;
     let output = output?;
     note(format!("{:?} after {:.1} s\n{}", output.code(), began.elapsed().as_secs_f64(), output.stderr));
     wants(&output, "was ended by signal 15, which reached this command")?;

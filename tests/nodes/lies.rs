@@ -106,17 +106,17 @@ fn no_hint_leads_elsewhere(world: &World) -> Check {
 }
 
 /// In the place of kubeadm inside.
-const FAKE: &str = r#"cat >/run/u7s/fake <<'X'
+const FAKE: &str = r#"cat >/run/fake <<'X'
 #!/bin/sh
 printf '\033]0;OWNED\007\033[2J\302\23331mfrom kubeadm inside\n'
 X
-chmod 755 /run/u7s/fake; mount --bind /run/u7s/fake /usr/bin/kubeadm"#;
+chmod 755 /run/fake; mount --bind /run/fake /usr/bin/kubeadm"#;
 
 fn nothing_of_kubeadm_is_obeyed(world: &World) -> Check {
     let cluster = world.cluster()?;
     exits(&cluster.inside(&["sh", "-ec", FAKE])?, 0)?;
     let result = fake_kubeadm(&cluster);
-    exits(&cluster.inside(&["sh", "-ec", "umount /usr/bin/kubeadm; rm /run/u7s/fake"])?, 0)?;
+    exits(&cluster.inside(&["sh", "-ec", "umount /usr/bin/kubeadm; rm /run/fake"])?, 0)?;
     result?;
     exits(&kubeadm(cluster.node(), &["init", IGNORED]).run()?, 0)
 }
@@ -161,9 +161,9 @@ fn lines_of_host_apply_are_roots(world: &World) -> Check {
         if journal.contains("FORGED") { Ok(()) } else { Err(journal) }
     })?;
     let lines = seen(&["u7s", "logs", "host-apply", "-n", "all"])?;
-    holds(!lines.contains("FORGED") && lines.contains("u7s["), lines)?;
+    holds(!lines.contains("FORGED") && lines.contains("nsenter["), lines)?;
     // On a terminal they come by us.
     let shown = node.exec(&["script", "-qec", "u7s logs host-apply -n all", "/dev/null"])?;
     exits(&shown, 0)?;
-    holds(!shown.stdout.contains("FORGED") && shown.stdout.contains("u7s["), format!("{shown}"))
+    holds(!shown.stdout.contains("FORGED") && shown.stdout.contains("nsenter["), format!("{shown}"))
 }

@@ -57,14 +57,15 @@ pub(super) enum Component {
 }
 
 impl Component {
-    fn identifier(self) -> &'static str {
+    /// systemd calls a command's lines by the program that it starts: for host-apply that is nsenter.
+    fn identifiers(self) -> &'static [&'static str] {
         match self {
-            Self::Supervisor => "u7s-supervisor",
-            Self::Init => "u7s-init",
-            Self::Crio => "crio",
-            Self::Kubelet => "kubelet",
-            Self::Slirp4netns => "slirp4netns",
-            Self::HostApply => "u7s",
+            Self::Supervisor => &["u7s-supervisor"],
+            Self::Init => &["u7s-init"],
+            Self::Crio => &["crio"],
+            Self::Kubelet => &["kubelet"],
+            Self::Slirp4netns => &["slirp4netns"],
+            Self::HostApply => &["u7s", "nsenter"],
         }
     }
 }
@@ -95,7 +96,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<End, Error> {
 /// One word for each of our own: nothing of the caller's can become another option.
 fn argv(arguments: &Arguments) -> Vec<OsString> {
     let mut argv = vec!["--no-pager".to_owned(), "--unit=u7s.service".to_owned()];
-    argv.extend(arguments.component.map(|component| format!("--identifier={}", component.identifier())));
+    let identifiers = arguments.component.map_or(&[][..], Component::identifiers);
+    argv.extend(identifiers.iter().map(|identifier| format!("--identifier={identifier}")));
     // The lines of the unit are the node's user's, who may call himself as he likes: root's are told by who wrote them.
     let of_root = arguments.component == Some(Component::HostApply);
     argv.extend(of_root.then(|| "_UID=0".to_owned()));
@@ -130,7 +132,14 @@ mod tests {
             Arguments { component: Some(Component::HostApply), follow: false, since: None, lines: None };
         assert_eq!(
             argv(&of_root),
-            ["--no-pager", "--unit=u7s.service", "--identifier=u7s", "_UID=0", "--lines=200"]
+            [
+                "--no-pager",
+                "--unit=u7s.service",
+                "--identifier=u7s",
+                "--identifier=nsenter",
+                "_UID=0",
+                "--lines=200"
+            ]
         );
         let none = Arguments { component: None, follow: false, since: None, lines: None };
         assert_eq!(argv(&none), ["--no-pager", "--unit=u7s.service", "--lines=200"]);
