@@ -21,12 +21,16 @@ pub(crate) const LAST: &[Listed] = &[
 const LINGER: &str = "busctl --system --timeout=20 call org.freedesktop.login1 /org/freedesktop/login1 \
     org.freedesktop.login1.Manager SetUserLinger ubb";
 
-/// Takes away, as often as that goes, what lies over the host's directories, then looks for sockets and asks logind.
+/// Takes away, as often as that goes, what lies over the host's directories, then tries every socket that is seen. Those of the
+/// journal and of readiness any user of the host may write to.
 const UNCOVER: &str = r#"
-for turn in 1 2 3 4 5; do for dir in /run /run/u7s /var/run /tmp /var/tmp /root /dev/shm /sys /proc; do
-    umount -l $dir 2>/dev/null; done; done
-find /run /tmp /dev /var/run/ -type s 2>/dev/null | grep -v -e ^/run/systemd/journal/ -e ^/run/systemd/notify -e ^/run/u7s/ \
-    -e ^/dev/log | sed 's/^/socket: /'
+for turn in 1 2 3 4 5; do
+    for dir in /run /run/u7s /var/run /tmp /var/tmp /root /dev/shm /sys /proc; do umount -l $dir 2>/dev/null; done
+done
+find /run /tmp /dev /var/lib -type s 2>/dev/null | grep -v -e /run/systemd/journal/ -e /run/systemd/notify -e /run/u7s/ \
+    -e ^/dev/log -e ^/var/lib/u7s-admin/ -e ^/var/lib/kubelet/ | while read -r socket; do
+    for kind in -NU -NuU; do timeout 5 nc $kind "$socket" </dev/null >/dev/null 2>&1 && echo "socket: $kind $socket"; done
+done
 "#;
 
 fn uid(cluster: &Cluster) -> Result<String, Box<dyn std::error::Error>> {
@@ -51,7 +55,7 @@ fn n1_no_bus_of_the_host_is_found_inside(world: &World) -> Check {
     cluster.vm.ok(&["loginctl", "disable-linger", "u7s-admin"])?;
     cluster.vm.ok(&["loginctl", "terminate-user", "u7s-admin"])?;
 
-    let inside = format!("unshare -m sh -c '{}; {ask}'", UNCOVER.replace('\'', "'\\''"));
+    let inside = format!("unshare -m sh -c '{UNCOVER}{ask}'");
     let supervisor = format!("nsenter -t $(systemctl show -P MainPID u7s) -m -- setpriv {ids} sh -c '{ask}'");
     for (who, argv) in [
         ("root of the node", &["u7s", "shell", "--", "sh", "-c", &inside][..]),
