@@ -190,9 +190,12 @@ fn protocol(forward: &Forward) -> &'static str {
     if forward.protocol == Protocol::Tcp { "tcp" } else { "udp" }
 }
 
+/// Where they lie: a node has a /tmp and a /var/tmp of its own over the host's.
+const STAGE: &str = "/var/lib";
+
 /// Files of the user that the peer runs as.
 fn prepare(uid: u32) -> io::Result<TempDir> {
-    let directory = tempfile::Builder::new().prefix("u7s-bench-").tempdir()?;
+    let directory = tempfile::Builder::new().prefix("u7s-bench-").tempdir_in(STAGE)?;
     let root = directory.path();
     fs::set_permissions(root, fs::Permissions::from_mode(0o755))?;
     for name in ["home", "run", "target"] {
