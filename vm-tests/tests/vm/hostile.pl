@@ -9,8 +9,8 @@ my $to = $ENV{NOTIFY_SOCKET} // die "no NOTIFY_SOCKET\n";
 $to =~ s/^@/\0/;
 socket(my $socket, PF_UNIX, SOCK_DGRAM, 0) or die "socket: $!\n";
 my $address = pack_sockaddr_un($to);
-sub tell { send($socket, $_[0], 0, $address) }
-sub longer { tell("EXTEND_TIMEOUT_USEC=1000000000000000") }
+sub notify { send($socket, $_[0], 0, $address) }
+sub longer { notify("EXTEND_TIMEOUT_USEC=1000000000000000") }
 
 $SIG{$_} = \&longer for qw(TERM INT HUP);
 for (1 .. 10) {
@@ -27,9 +27,9 @@ unless (fork) {
         exit 0 if fork;
     }
 }
-tell("READY=1");
+notify("READY=1");
 while (1) {
-    tell("WATCHDOG=1");
+    notify("WATCHDOG=1");
     longer();
     select(undef, undef, undef, 0.5);
 }
