@@ -241,9 +241,12 @@ impl Systemd {
         })
     }
 
-    /// Clears a failed state.
+    /// Clears a failed state. A unit that systemd has forgotten meanwhile has none: somebody else cleared it.
     pub(crate) fn reset_failed(&self, unit: &str) -> Result<(), Error> {
-        self.manager(&format!("clear the failed state of {unit}"), "ResetFailedUnit", &(unit,))
+        match self.manager(&format!("clear the failed state of {unit}"), "ResetFailedUnit", &(unit,)) {
+            Err(Error::Systemd { source, .. }) if is_forgotten(&source) => Ok(()),
+            other => other,
+        }
     }
 
     /// Reads all unit files anew.
@@ -327,6 +330,11 @@ impl Start {
 
 async fn connection() -> zbus::Result<Connection> {
     connection::Builder::address(BUS).build().await
+}
+
+/// Source: org.freedesktop.systemd1(5), "Error Names"; a unit that failed and is wanted by nobody is unloaded once that is cleared.
+fn is_forgotten(error: &zbus::Error) -> bool {
+    matches!(error, zbus::Error::MethodError(name, ..) if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit")
 }
 
 fn late(what: &str) -> zbus::Error {
