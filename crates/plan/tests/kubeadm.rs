@@ -10,33 +10,21 @@
 #![expect(clippy::tests_outside_test_module, reason = "an integration test is one module of tests")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use common::node;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use u7s_plan::kubeadm::{Error, Input, NodeFacts, Output, merge, patches_directory, phase};
 use u7s_plan::need::Ignored;
 use u7s_plan::{request, yaml};
-
-fn node() -> NodeFacts {
-    NodeFacts {
-        node_ip: Ipv4Addr::new(10, 77, 0, 11),
-        hostname: "N1".into(),
-        kubernetes_version: "1.34.4".parse().unwrap(),
-        patches_dir: "/etc/u7s/patches".into(),
-        cri_socket: "/run/crio/crio.sock".into(),
-        degraded: false,
-        ignored: Ignored::default(),
-        timeout_factor: 1,
-        memory: 4 << 30,
-    }
-}
 
 fn case_dir(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/kubeadm").join(case)

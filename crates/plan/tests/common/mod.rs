@@ -9,15 +9,32 @@
 )]
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use u7s_plan::config::Config;
 use u7s_plan::facts::{CgroupFact, Facts, Route, UnitFact, Uplink, UserFact};
 use u7s_plan::init::{Docs, Outcome};
+use u7s_plan::kubeadm::NodeFacts;
 use u7s_plan::need::Ignored;
 use u7s_plan::request::Init;
 use u7s_plan::step::Action;
 use u7s_plan::{conntrack, host, init};
+
+/// What kubeadm's documents are merged for.
+pub fn node() -> NodeFacts {
+    NodeFacts {
+        node_ip: Ipv4Addr::new(10, 77, 0, 11),
+        hostname: "N1".into(),
+        kubernetes_version: "1.34.4".parse().unwrap(),
+        patches_dir: "/etc/u7s/patches".into(),
+        cri_socket: "/run/crio/crio.sock".into(),
+        degraded: false,
+        ignored: Ignored::default(),
+        timeout_factor: 1,
+        memory: 4 << 30,
+    }
+}
 
 /// A machine on which everything is as it should be.
 pub fn machine() -> Facts {
